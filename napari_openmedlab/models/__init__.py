@@ -1,0 +1,1 @@
+"""Engines and what they are made of; no Qt, no napari."""

@@ -1,0 +1,1 @@
+"""One engine per module: pre- and post-processing around a network or algorithm."""

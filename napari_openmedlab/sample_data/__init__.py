@@ -1,0 +1,1 @@
+"""Small volumes made by the project."""

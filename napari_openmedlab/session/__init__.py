@@ -1,0 +1,1 @@
+"""The state of one annotation job; no Qt, no torch, no napari."""

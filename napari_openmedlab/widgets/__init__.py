@@ -1,0 +1,1 @@
+"""Panels: they build forms, send commands to the session and show its state."""
