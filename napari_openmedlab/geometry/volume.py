@@ -107,7 +107,8 @@ class Geometry:
         """Return fractional index points (..., 3) as (z, y, x) for world points as (x, y, z)."""
         points = np.asarray(world, dtype=np.float64) - self.affine[:3, 3]
         solved = np.linalg.solve(self.affine[:3, :3], points.reshape(-1, 3).T).T
-        return solved.reshape(points.shape)
+        index: NDArray[np.float64] = np.asarray(solved, dtype=np.float64).reshape(points.shape)
+        return index
 
     def contains_index(self, index: ArrayLike) -> NDArray[np.bool_]:
         """Return for each index point (..., 3) whether its nearest voxel lies on the grid."""
