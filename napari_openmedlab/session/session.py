@@ -1,0 +1,502 @@
+"""The session: the one owner of objects, prompts, labels and history.
+
+Panels and the command line send it commands and listen to its signals; they keep no state of
+their own. It is used from one thread (the GUI's); engines run elsewhere and hand their answers
+back through :meth:`Session.apply`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from psygnal import Signal
+
+from napari_openmedlab.errors import SessionError
+from napari_openmedlab.geometry.boxes import Box
+from napari_openmedlab.geometry.labels import LabelPatch, MaskPatch
+from napari_openmedlab.geometry.prompts import PromptSet
+from napari_openmedlab.geometry.volume import Volume
+from napari_openmedlab.models.catalogue import get_spec
+from napari_openmedlab.models.contract import Prediction, Request
+from napari_openmedlab.session.history import (
+    DEFAULT_BUDGET,
+    EngineRun,
+    History,
+    LabelChange,
+    Step,
+    StepKind,
+)
+from napari_openmedlab.session.label_map import LabelMap, StartLabels, as_labels
+from napari_openmedlab.session.objects import (
+    Colour,
+    EngineChoice,
+    OverlapRule,
+    SegmentObject,
+    SessionState,
+    distinct_colour,
+)
+from napari_openmedlab.session.prompt_checks import check_prompts, describe_change, extends
+
+__all__ = ["Session"]
+
+_CUBIC_ML = {"mm": 1e-3, "um": 1e-12}  # ml per cubic unit
+
+
+class Session:
+    """Objects, prompts and labels on one volume, with undo.
+
+    Parameters
+    ----------
+    volume : Volume
+        Never written to.
+    labels : ndarray of int, shape of the volume, optional
+        Labels to go on with; an object is made for every value. A writable uint16 array is
+        used as it is and written in place, any other is copied once.
+    history_bytes : int
+        Memory for undo.
+
+    Raises
+    ------
+    SessionError
+        If the labels have another shape or can't be labels.
+
+    Notes
+    -----
+    Signals: ``objects_changed()``, ``active_changed()``, ``prompts_changed(object_id)``,
+    ``labels_changed(box)``, ``choice_changed()``, ``history_changed()``. They are emitted when
+    the session is consistent again, in the caller's thread.
+    """
+
+    objects_changed = Signal()
+    active_changed = Signal()
+    prompts_changed = Signal(int)
+    labels_changed = Signal(Box)
+    choice_changed = Signal()
+    history_changed = Signal()
+
+    def __init__(
+        self,
+        volume: Volume,
+        *,
+        labels: NDArray[Any] | None = None,
+        history_bytes: int = DEFAULT_BUDGET,
+    ) -> None:
+        shape = volume.geometry.shape
+        if labels is None:
+            labels = np.zeros(shape, dtype=np.uint16)
+        self._volume = volume
+        self._map = LabelMap(as_labels(labels, shape))
+        self._start = StartLabels.of(self._map.array)
+        self._overlap = OverlapRule.KEEP
+        self._state = SessionState()
+        for value, count in self._map.counts.items():
+            self._state = self._state.with_object(_new_object(value, voxels=count))
+        if self._state.objects:
+            self._state = replace(self._state, active_id=self._state.objects[0].id)
+        self._start_state = self._state
+        self._history = History(history_bytes, self._forget)
+
+    # -- what there is ---------------------------------------------------------------------
+
+    @property
+    def volume(self) -> Volume:
+        """The image."""
+        return self._volume
+
+    @property
+    def labels(self) -> NDArray[np.uint16]:
+        """The label array, shape (z, y, x): one array for the session's whole life."""
+        return self._map.array
+
+    @property
+    def state(self) -> SessionState:
+        """Objects, active object and engine choice as one frozen value."""
+        return self._state
+
+    @property
+    def start(self) -> tuple[StartLabels, SessionState]:
+        """Labels and state before the oldest step that undo knows."""
+        return self._start, self._start_state
+
+    @property
+    def history(self) -> History:
+        """Steps done and undone."""
+        return self._history
+
+    @property
+    def objects(self) -> tuple[SegmentObject, ...]:
+        """All objects, in the order in which they were added."""
+        return self._state.objects
+
+    @property
+    def active_id(self) -> int | None:
+        """Id of the object that prompts go to."""
+        return self._state.active_id
+
+    @property
+    def active(self) -> SegmentObject | None:
+        """The object that prompts go to."""
+        active_id = self._state.active_id
+        return None if active_id is None else self._state.find(active_id)
+
+    @property
+    def choice(self) -> EngineChoice:
+        """The engine and how it is asked; assigning checks it against the catalogue."""
+        return self._state.choice
+
+    @choice.setter
+    def choice(self, choice: EngineChoice) -> None:
+        get_spec(choice.engine).check_options(choice.options)
+        self._become(replace(self._state, choice=choice))
+
+    @property
+    def overlap(self) -> OverlapRule:
+        """Who keeps a voxel that two objects want."""
+        return self._overlap
+
+    @overlap.setter
+    def overlap(self, rule: OverlapRule | str) -> None:
+        self._overlap = OverlapRule(rule)
+        self.choice_changed.emit()
+
+    def get(self, object_id: int | None = None) -> SegmentObject:
+        """Return an object (default: the active one), or raise :class:`SessionError`."""
+        wanted = self.active_id if object_id is None else object_id
+        if wanted is None:
+            raise SessionError("there is no object yet; add one first")
+        found = self._state.find(wanted)
+        if found is None:
+            raise SessionError(f"there is no object {wanted}; it may have been removed")
+        return found
+
+    def mask_of(self, object_id: int) -> MaskPatch:
+        """Return the object's voxels in their smallest box."""
+        found = self.get(object_id)
+        return self._map.mask_of(found.id) if found.voxels else MaskPatch.empty()
+
+    def volume_ml(self, object_id: int) -> float:
+        """Return the object's volume in millilitres; NaN if the voxel size is not known."""
+        geometry = self._volume.geometry
+        factor = _CUBIC_ML.get(geometry.unit, math.nan)
+        return self.get(object_id).voxels * geometry.voxel_volume * factor
+
+    # -- objects ---------------------------------------------------------------------------
+
+    def add_object(self, name: str | None = None, colour: Colour | None = None) -> SegmentObject:
+        """Add an object and make it the active one."""
+        added = _new_object(self._state.free_id(), name, colour)
+        after = replace(self._state.with_object(added), active_id=added.id)
+        self._commit(StepKind.OBJECT, f"add {added.name}", added.id, after)
+        return added
+
+    def remove_object(self, object_id: int) -> None:
+        """Remove an object and its voxels; refuses a locked one."""
+        gone = self._unlocked(object_id)
+        mask = self.mask_of(gone.id)
+        patch = self._map.patch(mask.box)
+        after = np.where(mask.mask, 0, patch.before).astype(np.uint16)
+        change, _ = self._map.write(replace(patch, after=after))
+        text = f"remove {gone.name}"
+        self._commit(StepKind.OBJECT, text, gone.id, self._state.without(gone.id), change)
+
+    def update_object(
+        self,
+        object_id: int,
+        *,
+        name: str | None = None,
+        colour: Colour | None = None,
+        visible: bool | None = None,
+        locked: bool | None = None,
+    ) -> None:
+        """Change properties of an object. Hiding and showing is not a step of history."""
+        old = self.get(object_id)
+        given = {"name": name, "colour": colour, "locked": locked, "visible": visible}
+        fields: dict[str, Any] = {key: v for key, v in given.items() if v is not None}
+        after = self._state.with_object(replace(old, **fields))
+        fields.pop("visible", None)
+        if not any(getattr(old, key) != value for key, value in fields.items()):
+            self._become(after)
+            return
+        words = {"name": "rename", "colour": "recolour", "locked": "lock" if locked else "unlock"}
+        verb = words[next(iter(fields))]
+        self._commit(StepKind.OBJECT, f"{verb} {old.name}", old.id, after)
+
+    def set_active(self, object_id: int) -> None:
+        """Choose the object that prompts go to."""
+        self._become(replace(self._state, active_id=self.get(object_id).id))
+
+    # -- prompts and answers ---------------------------------------------------------------
+
+    def set_prompts(self, prompts: PromptSet, object_id: int | None = None) -> None:
+        """Replace an object's prompts; one step together with the mask that follows.
+
+        Raises
+        ------
+        PromptError
+            If a prompt lies outside the volume or is given twice; nothing is changed.
+        SessionError
+            If there is no such object or it is locked.
+        """
+        old = self._unlocked(object_id)
+        if prompts == old.prompts:
+            return
+        check_prompts(prompts, self._volume.geometry)
+        text = f"{describe_change(old.prompts, prompts)} ({old.name})"
+        after = self._state.with_object(replace(old, prompts=prompts))
+        self._commit(StepKind.PROMPTS, text, old.id, after)
+
+    def clear_prompts(self, object_id: int | None = None) -> None:
+        """Take all prompts of an object away; its mask stays."""
+        self.set_prompts(PromptSet(), object_id)
+
+    def request(self, object_id: int | None = None) -> Request:
+        """Return what an engine needs to answer for an object: a frozen snapshot.
+
+        Raises
+        ------
+        SessionError
+            If there is no such object or it is locked.
+        EngineError
+            If the chosen engine is not in the catalogue.
+        """
+        target = self._unlocked(object_id)
+        options = get_spec(self.choice.engine).check_options(self.choice.options)
+        return Request(
+            prompts=target.prompts,
+            previous=self.mask_of(target.id) if target.voxels else None,
+            previous_prompts=target.answered,
+            obstacles=self.obstacles(target.id) if self.choice.avoid_neighbours else None,
+            options=MappingProxyType(options),
+        )
+
+    def obstacles(self, object_id: int) -> MaskPatch:
+        """Return the voxels of all other objects."""
+        return self._map.mask_of_others(object_id, (o.id for o in self.objects))
+
+    def apply(
+        self, prediction: Prediction, request: Request, object_id: int | None = None
+    ) -> LabelPatch:
+        """Write an engine's answer as the object's mask, under overlap rule and locks.
+
+        Returns
+        -------
+        LabelPatch
+            What changed in the labels.
+
+        Raises
+        ------
+        SessionError
+            If the object is gone or locked, or its mask or prompts were changed while the
+            engine ran (a brush stroke, an undo): the answer belongs to another state and is
+            dropped. Prompts added meanwhile are no obstacle.
+        """
+        target = self._unlocked(object_id)
+        self._check_still_asked(target, request)
+        run = self._run_of(prediction, request, target)
+        patch = self._map.mask_patch(
+            target.id,
+            prediction.patch,
+            keep=self._overlap is OverlapRule.KEEP,
+            locked=[o.id for o in self.objects if o.locked],
+        )
+        change, deltas = self._map.write(patch)
+        answered = replace(
+            target,
+            score=float(prediction.score),
+            engine=run.engine,
+            seconds=float(prediction.seconds),
+            answered=request.prompts,
+            notes=tuple(prediction.notes),
+            provenance=run.provenance,
+        )
+        after = self._state.with_object(answered).counted(deltas)
+        self._commit_answer(target, after, change, run)
+        return patch
+
+    def apply_edit(self, patch: LabelPatch) -> LabelPatch:
+        """Take in a stroke that was painted into :attr:`labels` by hand.
+
+        Voxels that the stroke took from or gave to a locked object are put back. A value
+        without an object gets one.
+
+        Parameters
+        ----------
+        patch : LabelPatch
+            What stood in the box before and what the painter put there.
+
+        Returns
+        -------
+        LabelPatch
+            The stroke without what was put back.
+        """
+        if not Box.whole(self.labels.shape).contains(patch.box):
+            raise SessionError("the stroke reaches beyond the labels")
+        before, after = patch.before.astype(np.uint16), patch.after.astype(np.uint16)
+        locked = [o.id for o in self.objects if o.locked]
+        kept = (np.isin(before, locked) | np.isin(after, locked)) & (before != after)
+        after[kept] = before[kept]
+        self.labels[patch.box.slices] = after
+        effective = LabelPatch(patch.box, before, after)
+        change, deltas = self._map.write(effective)
+        if change is not None:
+            state = self._with_unknown_values(deltas).counted(deltas)
+            object_id = max(deltas, key=lambda v: (v != 0, deltas[v]), default=0)
+            self._commit(StepKind.EDIT, "paint", object_id, state, change)
+        if kept.any():
+            self.labels_changed.emit(patch.box)
+        return effective
+
+    # -- undo ------------------------------------------------------------------------------
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a step to take back."""
+        return self._history.last is not None
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a step to do again."""
+        return bool(self._history.future)
+
+    def undo(self) -> bool:
+        """Take the last step back: prompts, mask, properties and engine choice together."""
+        return self._travel(self._history.undo(), back=True)
+
+    def redo(self) -> bool:
+        """Do the step again that was taken back last."""
+        return self._travel(self._history.redo(), back=False)
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _travel(self, step: Step | None, *, back: bool) -> bool:
+        if step is None:
+            return False
+        if step.change is not None:
+            self._map.replay(step.change, back=back)
+        target = _keep_view(step.before if back else step.after, self._state)
+        self._become(target, step.change, stepped=True)
+        return True
+
+    def _unlocked(self, object_id: int | None) -> SegmentObject:
+        found = self.get(object_id)
+        if found.locked:
+            raise SessionError(f"{found.name} is locked; unlock it first")
+        return found
+
+    def _check_still_asked(self, target: SegmentObject, request: Request) -> None:
+        same_mask = (request.previous or MaskPatch.empty()) == self.mask_of(target.id)
+        if not same_mask or not extends(target.prompts, request.prompts):
+            raise SessionError(
+                f"{target.name} was changed while the engine ran, so its answer was dropped; "
+                "run it again"
+            )
+
+    def _run_of(self, prediction: Prediction, request: Request, target: SegmentObject) -> EngineRun:
+        same_obstacles = request.obstacles is None or request.obstacles == self.obstacles(target.id)
+        return EngineRun(
+            engine=str(prediction.provenance.get("engine", self.choice.engine)),
+            options=MappingProxyType(dict(request.options)),
+            prompts=request.prompts,
+            previous_prompts=request.previous_prompts,
+            previous=request.previous is not None,
+            obstacles=request.obstacles is not None,
+            overlap=self._overlap.value,
+            repeatable=same_obstacles,
+            provenance=MappingProxyType(dict(prediction.provenance)),
+        )
+
+    def _commit_answer(
+        self,
+        target: SegmentObject,
+        after: SessionState,
+        change: LabelChange | None,
+        run: EngineRun,
+    ) -> None:
+        """Push the answer, joined with the prompts it answers if they are the last step."""
+        last = self._history.last
+        asked_last = (
+            last is not None
+            and last.kind is StepKind.PROMPTS
+            and last.object_id == target.id
+            and not self._history.future
+            and target.prompts == run.prompts
+        )
+        if asked_last and last is not None:
+            step = replace(last, kind=StepKind.ENGINE, after=after, change=change, run=run)
+            self._history.replace_last(step)
+            self._become(after, change, stepped=True)
+        elif change is None and target.answered == run.prompts:
+            self._become(after)  # the same answer again: nothing for undo to show
+        else:
+            self._commit(StepKind.ENGINE, f"segment {target.name}", target.id, after, change, run)
+
+    def _commit(
+        self,
+        kind: StepKind,
+        text: str,
+        object_id: int,
+        after: SessionState,
+        change: LabelChange | None = None,
+        run: EngineRun | None = None,
+    ) -> None:
+        step = Step(kind, text, object_id, self._state, after, change, run)
+        self._history.push(step)
+        self._become(after, change, stepped=True)
+
+    def _become(
+        self, after: SessionState, change: LabelChange | None = None, *, stepped: bool = False
+    ) -> None:
+        """Take a new state and tell listeners what differs from the old one."""
+        before, self._state = self._state, after
+        if before.objects != after.objects:
+            self.objects_changed.emit()
+        for changed in after.objects:
+            old = before.find(changed.id)
+            if old is None or old.prompts != changed.prompts:
+                self.prompts_changed.emit(changed.id)
+        if before.active_id != after.active_id:
+            self.active_changed.emit()
+        if before.choice != after.choice:
+            self.choice_changed.emit()
+        if change is not None:
+            self.labels_changed.emit(change.box)
+        if stepped:
+            self.history_changed.emit()
+
+    def _with_unknown_values(self, values: Iterable[int]) -> SessionState:
+        state = self._state
+        for value in values:
+            if value and state.find(value) is None:
+                state = state.with_object(_new_object(value))
+        return state
+
+    def _forget(self, step: Step) -> None:
+        """Make the oldest step part of the start, as undo no longer knows it."""
+        if step.change is not None:
+            self._start.fold(step.change)
+        self._start_state = step.after
+
+
+def _new_object(
+    object_id: int, name: str | None = None, colour: Colour | None = None, voxels: int = 0
+) -> SegmentObject:
+    chosen = distinct_colour(object_id) if colour is None else colour
+    label = f"object {object_id}" if name is None else name.strip()
+    return SegmentObject(object_id, label, chosen, voxels=voxels)
+
+
+def _keep_view(target: SessionState, now: SessionState) -> SessionState:
+    """Return ``target`` with what is a matter of view, not of work, as it is now."""
+    shown: Mapping[int, bool] = {o.id: o.visible for o in now.objects}
+    objects = tuple(
+        o if shown.get(o.id, o.visible) == o.visible else replace(o, visible=shown[o.id])
+        for o in target.objects
+    )
+    choice = replace(target.choice, auto_run=now.choice.auto_run)
+    return replace(target, objects=objects, choice=choice)
