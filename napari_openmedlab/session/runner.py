@@ -1,0 +1,239 @@
+"""The worker: one persistent thread that runs engines, newest request first.
+
+Engines load, warm up and run in one thread for good: fresh threads lose per-thread plans of
+GPU libraries, which costs ten times the answer's own time.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from napari_openmedlab.errors import Cancelled, OpenMedLabError, SessionError
+from napari_openmedlab.geometry.volume import Volume
+from napari_openmedlab.models.contract import Monitor, Prediction, Progress, Request
+from napari_openmedlab.session.workbench import Workbench, run_once
+
+__all__ = ["Runner", "RunnerEvents", "Workbench", "run_once"]
+
+logger = logging.getLogger(__name__)
+
+_CALLBACK_WAIT = 1.0  # seconds close() waits for a callback that is just running
+
+
+@dataclass(frozen=True)
+class RunnerEvents:
+    """What a runner reports. All are called in the worker thread, with the generation first.
+
+    Attributes
+    ----------
+    on_started : callable(generation)
+    on_progress : callable(generation, Progress)
+    on_result : callable(generation, Prediction)
+    on_error : callable(generation, OpenMedLabError)
+        Not called for a run that was cancelled or overtaken: the asker knows.
+    on_idle : callable()
+        Nothing runs or waits any more.
+    """
+
+    on_started: Callable[[int], None] | None = None
+    on_progress: Callable[[int, Progress], None] | None = None
+    on_result: Callable[[int, Prediction], None] | None = None
+    on_error: Callable[[int, OpenMedLabError], None] | None = None
+    on_idle: Callable[[], None] | None = None
+
+
+@dataclass(eq=False)
+class _Job:
+    generation: int
+    engine_id: str
+    volume: Volume
+    request: Request
+    tag: Hashable
+    prepare: Monitor
+    predict: Monitor
+
+    def cancel(self) -> None:
+        self.prepare.cancel()
+        self.predict.cancel()
+
+    def give_way_to(self, newer: _Job) -> None:
+        """Stop, but go on preparing what the newer request needs as well."""
+        self.predict.cancel()
+        if self.volume is not newer.volume or self.engine_id != newer.engine_id:
+            self.prepare.cancel()
+
+
+class Runner:
+    """Runs requests one after the other in a thread of its own.
+
+    The newest request of a tag wins: older ones that wait are dropped, and one that runs is
+    cancelled (work on preparing the same volume goes on). Requests of different tags run in
+    the order in which they came.
+
+    Parameters
+    ----------
+    on_started, on_progress, on_result, on_error, on_idle : callable, optional
+        See :class:`RunnerEvents`. Called in the worker thread; they must not block on the
+        thread that may call :meth:`close`.
+
+    Notes
+    -----
+    After :meth:`close` no callback is called and nothing of the volumes is kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        on_started: Callable[[int], None] | None = None,
+        on_progress: Callable[[int, Progress], None] | None = None,
+        on_result: Callable[[int, Prediction], None] | None = None,
+        on_error: Callable[[int, OpenMedLabError], None] | None = None,
+        on_idle: Callable[[], None] | None = None,
+    ) -> None:
+        self._events = RunnerEvents(on_started, on_progress, on_result, on_error, on_idle)
+        self._changed = threading.Condition()
+        self._calling = threading.RLock()
+        self._waiting: OrderedDict[Hashable, _Job] = OrderedDict()
+        self._running: _Job | None = None
+        self._newest: dict[Hashable, int] = {}
+        self._generation = 0
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether something runs or waits."""
+        with self._changed:
+            return self._running is not None or bool(self._waiting)
+
+    def submit(self, engine_id: str, volume: Volume, request: Request, tag: Hashable = None) -> int:
+        """Ask for an answer and return its generation: a number that grows with every request.
+
+        Parameters
+        ----------
+        tag : hashable
+            Whose answer it is (the object's id); a newer request of the same tag takes over.
+        """
+        with self._changed:
+            if self._closed:
+                raise SessionError("the worker was closed; open the panel again")
+            self._generation += 1
+            number = self._generation
+            monitors = Monitor(self._reporter(number)), Monitor(self._reporter(number))
+            job = _Job(number, engine_id, volume, request, tag, *monitors)
+            self._newest[tag] = number
+            self._waiting.pop(tag, None)
+            self._waiting[tag] = job
+            if self._running is not None and self._running.tag == tag:
+                self._running.give_way_to(job)
+            self._ensure_thread()
+            self._changed.notify_all()
+            return number
+
+    def is_current(self, generation: int) -> bool:
+        """Whether an answer of this generation is still wanted (not overtaken or cancelled)."""
+        with self._changed:
+            return not self._closed and generation in self._newest.values()
+
+    def cancel(self, tag: Hashable = None) -> None:
+        """Cancel what runs and waits: of one tag, or of all if ``None``."""
+        with self._changed:
+            for each in list(self._newest) if tag is None else [tag]:
+                self._newest.pop(each, None)
+                self._waiting.pop(each, None)
+                if self._running is not None and self._running.tag == each:
+                    self._running.cancel()
+            self._changed.notify_all()
+
+    def close(self, timeout: float = 0.0) -> bool:
+        """Cancel everything and end the thread at its next step; no callback comes after.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds to wait for the thread; 0 returns at once.
+
+        Returns
+        -------
+        bool
+            Whether the thread has ended.
+        """
+        with self._changed:
+            self._closed = True
+        self.cancel()
+        # A callback that is just running may finish; none starts after.
+        if self._calling.acquire(timeout=_CALLBACK_WAIT):
+            self._calling.release()
+        self._events = RunnerEvents()
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return thread is None
+        thread.join(timeout)
+        return not thread.is_alive()
+
+    def _ensure_thread(self) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(
+                target=self._work, name="openmedlab-runner", daemon=True
+            )
+            self._thread.start()
+
+    def _work(self) -> None:
+        bench = Workbench()
+        try:
+            while self._next():
+                try:
+                    self._run(bench)
+                finally:
+                    with self._changed:
+                        self._running = None
+                        idle = not self._waiting
+                if idle:
+                    self._call(self._events.on_idle)
+        finally:
+            bench.release()
+
+    def _next(self) -> bool:
+        """Wait for a job and make it the running one; ``False`` when closed."""
+        with self._changed:
+            while not self._waiting and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                return False
+            _, self._running = self._waiting.popitem(last=False)
+            return True
+
+    def _run(self, bench: Workbench) -> None:
+        job = self._running
+        if job is None:
+            return
+        number = job.generation
+        self._call(self._events.on_started, number)
+        try:
+            bench.prepare(job.engine_id, job.volume, job.prepare)
+            answer = bench.predict(job.engine_id, job.volume, job.request, job.predict)
+        except Cancelled:
+            return
+        except OpenMedLabError as error:
+            if self.is_current(number):
+                self._call(self._events.on_error, number, error)
+            return
+        if self.is_current(number):
+            self._call(self._events.on_result, number, answer)
+
+    def _reporter(self, generation: int) -> Callable[[Progress], None]:
+        return lambda progress: self._call(self._events.on_progress, generation, progress)
+
+    def _call(self, callback: Callable[..., Any] | None, *values: Any) -> None:
+        with self._calling:
+            if callback is None or self._closed:
+                return
+            try:
+                callback(*values)
+            except Exception:
+                logger.exception("a listener of the runner failed")
