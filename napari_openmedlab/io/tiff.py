@@ -1,0 +1,296 @@
+"""TIFF stacks to volumes: multi-page files, ImageJ and OME metadata, folders of slices.
+
+* Voxels keep their order (z, y, x) and frame ``"image"``; a 2D image is one slice.
+* Channels, time points and other axes are chosen by ``index``; several images in a file (OME
+  series) or folder by ``series``. Nothing is guessed.
+* The voxel size comes from OME or ImageJ metadata, in um. Where it isn't stated for all axes
+  the volume has unit ``"pixel"`` and a note asks for it: TIFF's own resolution tags are print
+  resolutions (72 dpi) far more often than measurements, and nothing is said of z.
+* Small images are read at once; from 512 MB on they stay on disk: memory-mapped where the
+  pixels lie uncompressed in one run, else a dask array with one block a plane.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_openmedlab.errors import ReadError
+from napari_openmedlab.geometry.frames import Reorientation
+from napari_openmedlab.geometry.volume import Geometry, Volume
+from napari_openmedlab.io.choices import ImageChoice
+from napari_openmedlab.io.dicom_files import is_dicom_file
+from napari_openmedlab.io.source import SourceGrid
+from napari_openmedlab.io.tiff_pages import (
+    READ_ERRORS,
+    Plane,
+    check_whole,
+    load_planes,
+    planes_of,
+    unreadable,
+)
+from napari_openmedlab.io.tiff_scale import VoxelSize, voxel_size
+
+__all__ = ["claims", "list_images", "read"]
+
+_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".tf2")
+_SNIFFED = 100  # other files of a folder looked at before it counts as a TIFF folder
+_SHOWN = 20  # choices named in an error message
+_COLOURS = {3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
+_AXIS_WORDS = {"C": "channel", "T": "time", "S": "sample", "R": "tile", "P": "position"}
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One (z, y, x) image: planes in order, type, voxel size, what it is called."""
+
+    key: str
+    title: str
+    planes: tuple[Plane, ...]
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    voxel: VoxelSize
+    notes: tuple[str, ...] = ()
+
+    @property
+    def choice(self) -> ImageChoice:
+        detail = f"{self.dtype}, {self.shape[0]} slice{'s' if self.shape[0] != 1 else ''}"
+        return ImageChoice(self.key, self.title, self.shape, detail)
+
+
+def claims(path: Path) -> bool:
+    """Return whether this is a TIFF file by name, or a folder with one and without DICOM."""
+    if not path.is_dir():
+        return _is_tiff(path)
+    inside = sorted(path.iterdir())
+    if not any(_is_tiff(p) for p in inside):
+        return False
+    others = [p for p in inside if p.is_file() and not _is_tiff(p)]
+    return not any(is_dicom_file(p) for p in others[:_SNIFFED])
+
+
+def list_images(path: Path) -> tuple[ImageChoice, ...]:
+    """Return the (z, y, x) images in a TIFF file or folder.
+
+    Raises
+    ------
+    ReadError
+        If there is none, or a file is damaged.
+    """
+    return tuple(image.choice for image in _images(Path(path)))
+
+
+def read(path: Path, *, series: str | None = None, index: int | None = None) -> Volume:
+    """Read one (z, y, x) image of a TIFF file, or of a folder of TIFF slices.
+
+    Parameters
+    ----------
+    path : Path
+        A folder's slices are put in the order of the numbers in their names.
+    series : str, optional
+        Key from :func:`list_images`, or the part of one before a slash: in a folder the file's
+        name, in a file with several images their number from 0.
+    index : int, optional
+        Number (from 0) among the images, in the order of :func:`list_images`.
+
+    Returns
+    -------
+    Volume
+        Frame ``"image"``, unit ``"um"`` or, if the voxel size is not known, ``"pixel"``.
+
+    Raises
+    ------
+    ReadError
+        If there is no image, several to choose from, or a damaged or unsupported file.
+    """
+    path = Path(path)
+    image = _select(_images(path), series, index, path)
+    array, lazy = load_planes(image.planes, image.shape, image.dtype)
+    geometry = Geometry.from_spacing(
+        image.shape, image.voxel.spacing, unit=image.voxel.unit, frame="image"
+    )
+    as_stored = Reorientation((0, 1, 2), (False, False, False))
+    return Volume(
+        array=array,
+        geometry=geometry,
+        source=SourceGrid("tiff", path, geometry, as_stored),
+        name=image.title,
+        modality="",
+        notes=(*image.voxel.notes, *image.notes),
+        info={"format": "TIFF", "files": len({p.path for p in image.planes}), "lazy": lazy},
+    )
+
+
+def _is_tiff(path: Path) -> bool:
+    return path.suffix.lower() in _SUFFIXES and path.is_file() and not path.name.startswith("._")
+
+
+def _select(images: list[_Image], series: str | None, index: int | None, path: Path) -> _Image:
+    found = images
+    if series is not None:
+        found = [i for i in images if i.key == series]
+        found = found or [i for i in images if i.key.startswith(f"{series}/")]
+        if not found:
+            raise ReadError(f"{path} has no image '{series}'; it has{_listed(images)}", path)
+    if index is not None:
+        if not 0 <= index < len(found):
+            raise ReadError(
+                f"image {index} was asked for, but {path} has images 0 to {len(found) - 1}:"
+                f"{_listed(found)}",
+                path,
+            )
+        return found[index]
+    if len(found) > 1:
+        raise ReadError(
+            f"{path} holds {len(found)} images; choose one by its index (from 0):{_listed(found)}",
+            path,
+        )
+    return found[0]
+
+
+def _listed(images: Sequence[_Image]) -> str:
+    lines = [
+        f"\n  {n}: {i.title}, {' x '.join(map(str, i.shape))} (z, y, x) {i.dtype}"
+        for n, i in enumerate(images[:_SHOWN])
+    ]
+    rest = len(images) - _SHOWN
+    return "".join(lines) + (f"\n  and {rest} more" if rest > 0 else "")
+
+
+def _images(path: Path) -> list[_Image]:
+    if not path.exists():
+        raise ReadError(f"{path} does not exist", path)
+    if not path.is_dir():
+        return _images_of_file(path)
+    files = sorted((p for p in path.iterdir() if _is_tiff(p)), key=lambda p: _natural(p.name))
+    if not files:
+        raise ReadError(f"{path} holds no TIFF file", path)
+    singles = [_images_of_file(p) for p in files]
+    if all(len(images) == 1 and images[0].shape[0] == 1 for images in singles):
+        return [_stacked([images[0] for images in singles], path)]
+    return [
+        _Image(
+            f"{file.name}/{image.key}" if len(images) > 1 else file.name,
+            image.title,
+            image.planes,
+            image.shape,
+            image.dtype,
+            image.voxel,
+            image.notes,
+        )
+        for file, images in zip(files, singles, strict=True)
+        for image in images
+    ]
+
+
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    """Sort key by which ``slice10`` comes after ``slice9``."""
+    parts = re.split(r"(\d+)", name.casefold())
+    return [(1, int(p)) if p.isdecimal() else (0, p) for p in parts if p]
+
+
+def _stacked(slices: list[_Image], folder: Path) -> _Image:
+    """Make one image of 2D files of equal size and type."""
+    first = slices[0]
+    for other in slices[1:]:
+        if (other.shape, other.dtype) != (first.shape, first.dtype):
+            raise ReadError(
+                f"the slices in {folder} differ: {first.planes[0].path.name} is "
+                f"{_size(first)}, {other.planes[0].path.name} is {_size(other)}; put the slices "
+                "of one stack into a folder of their own",
+                other.planes[0].path,
+            )
+    voxel = first.voxel if len(slices) == 1 else first.voxel.without_z()
+    return _Image(
+        key="0",
+        title=folder.name,
+        planes=tuple(s.planes[0] for s in slices),
+        shape=(len(slices), *first.shape[1:]),
+        dtype=first.dtype,
+        voxel=voxel,
+        notes=_gap_notes([s.planes[0].path.stem for s in slices]),
+    )
+
+
+def _size(image: _Image) -> str:
+    return f"{image.shape[1]} x {image.shape[2]} {image.dtype}"
+
+
+def _gap_notes(stems: list[str]) -> tuple[str, ...]:
+    """Say which slice numbers are left out in file names that are numbered one by one."""
+    found = [re.search(r"(\d+)\D*$", stem) for stem in stems]
+    numbers = [int(m.group(1)) for m in found if m]
+    if len(numbers) < len(stems) or len(numbers) < 3:
+        return ()
+    steps = [b - a for a, b in pairwise(numbers)]
+    usual = sorted(steps)[(len(steps) - 1) // 2]
+    gaps = [i for i, step in enumerate(steps) if step != usual]
+    if usual < 1 or not gaps:
+        return ()
+    named = ", ".join(f"{stems[i]} and {stems[i + 1]}" for i in gaps[:3])
+    return (
+        f"slices seem to be missing by their file names (between {named}): the stack is shown "
+        "without a gap there, so its length along z is not true",
+    )
+
+
+def _images_of_file(path: Path) -> list[_Image]:
+    """List the (z, y, x) images of one TIFF file."""
+    from tifffile import TiffFile
+
+    try:
+        check_whole(path)
+        with TiffFile(path) as file:
+            images = [
+                image
+                for number, series in enumerate(file.series)
+                for image in _images_of_series(file, number, series)
+            ]
+    except READ_ERRORS as error:
+        raise unreadable(path, error) from error
+    if not images:
+        raise ReadError(f"{path} holds no image", path)
+    return images
+
+
+def _images_of_series(file: Any, number: int, series: Any) -> list[_Image]:
+    path = Path(file.filehandle.path)
+    axes, shape, dtype = str(series.axes), tuple(series.shape), np.dtype(series.dtype)
+    if dtype.kind not in "buif":
+        raise ReadError(f"{path} holds {dtype} pixels, which can't be shown as grey values", path)
+    # Of the axes that aren't named channel or time, the last before (y, x) is depth.
+    rest = [i for i, a in enumerate(axes) if a not in "YX"]
+    depth = next((i for i in rest if axes[i] == "Z"), None)
+    if depth is None:
+        depth = next((i for i in reversed(rest) if axes[i] in "IQ"), None)
+    others = [i for i in rest if i != depth]
+    voxel = voxel_size(file, number, depth is not None and shape[depth] > 1)
+    size = (1 if depth is None else shape[depth], shape[axes.index("Y")], shape[axes.index("X")])
+    several = len(file.series) > 1
+    name = f"{_stem(path)} {series.name or number + 1}" if several else _stem(path)
+    images = []
+    for pick in product(*(range(shape[i]) for i in others)):
+        chosen = dict(zip(others, pick, strict=True))
+        words = [_word(axes[i], n, shape[i]) for i, n in chosen.items() if shape[i] > 1]
+        key = "/".join([str(number)] * several + [str(n) for n in pick]) or "0"
+        planes = planes_of(path, number, series, depth, chosen)
+        title = ", ".join([name, *words])
+        images.append(_Image(key, title, planes, size, dtype.newbyteorder("="), voxel))
+    return images
+
+
+def _word(axis: str, number: int, size: int) -> str:
+    if axis == "S" and size in _COLOURS:
+        return _COLOURS[size][number]
+    return f"{_AXIS_WORDS.get(axis, f'axis {axis}')} {number}"
+
+
+def _stem(path: Path) -> str:
+    stem = path.stem
+    return stem[:-4] if stem.lower().endswith(".ome") else stem
