@@ -69,7 +69,7 @@ class ViewerSessions:
         self._viewer = viewer
         self._preferences = preferences
         self._entries: list[_Entry] = []
-        self._left: dict[Layer, Session] = {}
+        self._left: dict[Layer, tuple[Session, Labels | None]] = {}
         viewer.layers.events.removed.connect(self._on_layer_removed)
 
     @property
@@ -100,7 +100,12 @@ class ViewerSessions:
         if tag_of(image) is None and isinstance(image, Labels):
             raise GeometryError(f"'{image.name}' is a labels layer; choose an image layer")
         volume = volume_of_layer(image)
-        return self.adopt(image, self._start(volume, self._left.pop(image, None)))
+        before, shown = self._left.get(image, (None, None))
+        session = self.adopt(image, self._start(volume, before))
+        self._left.pop(image, None)
+        if before is not None and before.labels.shape == session.labels.shape:
+            self._remove(shown)  # its voxels and objects live on in the new one
+        return session
 
     def adopt(self, image: Layer, session: Session) -> Session:
         """Put a session (a recovered or loaded one) to work on an image layer.
@@ -120,7 +125,7 @@ class ViewerSessions:
         if known is not None:
             self._drop(known)
         binding = LabelsBinding(self._viewer, session, image)
-        binding.notice.connect(self.notice.emit)
+        binding.notice.connect(self._say)
         entry = _Entry(session, image, binding, self._autosave(session))
         self._entries.append(entry)
         for name in _WATCHED:
@@ -170,6 +175,9 @@ class ViewerSessions:
                 return entry
         raise GeometryError(f"the session on '{session.volume.name}' was closed in this viewer")
 
+    def _say(self, sentence: str) -> None:
+        self.notice.emit(sentence)
+
     def _start(self, volume: Volume, before: Session | None) -> Session:
         wanted = self.preferences
         fits = before is not None and before.labels.shape == volume.geometry.shape
@@ -207,11 +215,15 @@ class ViewerSessions:
             keep = bool(entry.session.history.past) or bool(entry.session.history.future)
             (entry.autosave.stop if keep else entry.autosave.discard)()
 
+    def _remove(self, layer: Layer | None) -> None:
+        if layer is not None and layer in self._viewer.layers:
+            self._viewer.layers.remove(layer)
+
     def _on_image_event(self, event: Any) -> None:
         entry = self._find(event.source)
         if entry is None or _is_same_image(entry.image, entry.session.volume):
             return
-        self._left[entry.image] = entry.session
+        self._left[entry.image] = (entry.session, entry.binding.layer)
         self._drop(entry)
         self.notice.emit(
             f"'{entry.image.name}' was changed, so its session was closed; the objects stay in "
