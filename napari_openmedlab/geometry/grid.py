@@ -116,7 +116,8 @@ class GridPlan:
         onto = onto or grid
         faces = np.array(np.meshgrid(*((-0.5, n - 0.5) for n in other.shape))).reshape(3, -1).T
         corners = onto.to_index(other.to_world(faces))
-        low, high = np.floor(corners.min(axis=0) + 0.5), np.ceil(corners.max(axis=0) - 0.5)
+        # voxels whose centre lies inside, a rounding error of the matrices allowed for
+        low, high = np.ceil(corners.min(axis=0) - 1e-6), np.floor(corners.max(axis=0) + 1e-6)
         high = np.maximum(low, high)
         return box_of_points([low, high]).grow(margin).clip(onto.shape)
 
