@@ -21,7 +21,7 @@ from napari_openmedlab.session.snapshot import Snapshot
 from napari_openmedlab.session.store import SavedImage, load, saved_image
 from napari_openmedlab.session.workbench import Workbench
 
-__all__ = ["Replayed", "replay", "replay_steps"]
+__all__ = ["Replayed", "find_image", "replay", "replay_steps"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def replay_steps(
 ) -> Replayed:
     """As :func:`replay`, but return the differences instead of raising them."""
     monitor = monitor or Monitor()
-    image = volume if volume is not None else _find_image(saved_image(path), Path(path))
+    image = volume if volume is not None else find_image(saved_image(path), Path(path))
     saved = load(path, image)
     snapshot = saved.snapshot()
     labels = LabelMap(StartLabels(saved.labels.shape, snapshot.start_slices).to_array())
@@ -183,8 +183,14 @@ def _recounted(snapshot: Snapshot, labels: LabelMap, image: Volume) -> Session:
     return Session.resume(replace(fresh, state=state, start_state=state), image)
 
 
-def _find_image(saved: SavedImage, session_file: Path) -> Volume:
-    """Read the image of a session; among several in one place, the one that agrees."""
+def find_image(saved: SavedImage, session_file: Path) -> Volume:
+    """Read the image of a session; among several in one place, the one that agrees.
+
+    Raises
+    ------
+    ReadError
+        If it is no longer there, never was a file, or none of several agrees.
+    """
     from napari_openmedlab.io.api import list_images, read
 
     if saved.path is None:
