@@ -97,12 +97,12 @@ def read_labels(
     GeometryError
         If the labels lie on another grid than ``like`` and ``resample`` is False.
     """
-    from napari_openmedlab.io import labels, sidecar
+    from napari_openmedlab.io import label_grids, sidecar
 
     path = Path(path)
-    volume = labels.as_labels(read(path), path)
+    volume = label_grids.as_labels(read(path), path)
     if like is not None:
-        volume = labels.on_grid_of(volume, like, path, resample=resample)
+        volume = label_grids.on_grid_of(volume, like, path, resample=resample)
     return volume, sidecar.read_objects(path)
 
 
@@ -168,7 +168,7 @@ def _format_of(path: Path) -> _Format:
         if not path.exists():
             raise ReadError(f"{path} does not exist; check the name and the drive", path)
         for name in _FORMATS:
-            module = cast(_Format, importlib.import_module(f"napari_openmedlab.io.{name}"))
+            module = cast("_Format", importlib.import_module(f"napari_openmedlab.io.{name}"))
             if module.claims(path):
                 return module
         reason = _why_not(path)

@@ -6,7 +6,7 @@ import json
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def text(
         "format": _FORMAT,
         "version": 1,
         "file": mask.name,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "software": _software(),
         "geometry": {
             "shape": list(geometry.shape),
@@ -133,12 +133,12 @@ def _load(path: Path) -> dict[str, Any] | None:
 def read_objects(mask: Path) -> dict[int, LabelInfo]:
     """Return names and colours by label value from the sidecar of a mask.
 
-    Empty if there is no sidecar of ours for this very file; rows that don't make sense (edited
+    Empty if there is no sidecar of ours; rows that don't make sense (edited
     by hand) are passed over: names are a help, the mask is what counts.
     """
     for path in _names(mask):
         content = _load(path) if path.exists() else None
-        if content is not None and content.get("file") == mask.name:
+        if content is not None:
             rows = content.get("objects")
             found = (_info(row) for row in (rows if isinstance(rows, list) else []))
             return dict(item for item in found if item is not None)
