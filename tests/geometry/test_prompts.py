@@ -27,11 +27,9 @@ def test_a_voxel_box_survives_patient_coordinates_on_any_grid(data):
 def test_the_order_of_a_boxs_corners_does_not_matter(data):
     geometry = data.draw(geometries(straight_affines()))
     box = data.draw(boxes_in(geometry.shape))
-    a = BoxPrompt.from_box(box, geometry)
-    mixed = np.array([a.corner, a.opposite])
-    swapped = BoxPrompt(
-        (mixed[1, 0], mixed[0, 1], mixed[1, 2]), (mixed[0, 0], mixed[1, 1], mixed[0, 2])
-    )
+    prompt = BoxPrompt.from_box(box, geometry)
+    low, high = prompt.corner, prompt.opposite
+    swapped = BoxPrompt((high[0], low[1], high[2]), (low[0], high[1], low[2]))
     assert swapped.to_box(geometry) == box
 
 
@@ -65,7 +63,7 @@ def test_a_point_that_is_none_is_refused(point):
 
 
 def test_seven_extreme_points_are_one_too_many():
-    with pytest.raises(PromptError, match="six extreme points.*got 7"):
+    with pytest.raises(PromptError, match=r"six extreme points.*got 7"):
         PromptSet(extreme_points=[(i, 0, 0) for i in range(7)])
 
 
