@@ -19,6 +19,8 @@ from phantoms import light_sheet, torso
 from phantoms.canvas import Array, Bounds, Canvas, Grid, smooth_noise
 from scipy import ndimage
 
+from napari_openmedlab.session.objects import distinct_colour
+
 TARGET = Path(__file__).resolve().parents[1] / "napari_openmedlab" / "sample_data"
 
 CT_EXTENT_MM: Bounds = ((-188.8, 188.8), (-128.0, 128.0), (0.0, 240.0))
@@ -57,17 +59,20 @@ def main() -> None:
     affine = affine_ras(CT_EXTENT_MM, CT_SPACING_XYZ)
     write_nifti(out / "ct_torso.nii.gz", image, affine)
     write_nifti(out / "ct_torso_labels.nii.gz", labels, affine)
-    write_json(out / "ct_torso_labels.json", names_json(torso.NAMES))
+    write_sidecar(out / "ct_torso_labels.nii.gz", torso.NAMES)
     write_json(out / "ct_torso_prompts.json", clicks(labels, affine))
     image, labels = mr()
     affine = affine_ras(MR_EXTENT_MM, MR_SPACING_XYZ)
     write_nifti(out / "mr_abdomen.nii.gz", image, affine)
     write_nifti(out / "mr_abdomen_labels.nii.gz", labels, affine)
-    write_json(out / "mr_abdomen_labels.json", names_json(torso.NAMES))
+    write_sidecar(out / "mr_abdomen_labels.nii.gz", torso.NAMES)
     image, labels = light_sheet.draw(AXON_SHAPE, AXON_SPACING_UM, seed=31)
     write_tiff(out / "light_sheet_axons.tif", np.clip(image, 0, 65535).astype(np.uint16))
     write_tiff(out / "light_sheet_axons_labels.tif", labels)
-    write_json(out / "light_sheet_axons_labels.json", names_json(light_sheet.NAMES))
+    write_json(
+        out / "light_sheet_axons_labels.json",
+        sidecar("light_sheet_axons_labels.tif", light_sheet.NAMES),
+    )
 
 
 def ct() -> tuple[Array, Array]:
@@ -130,9 +135,15 @@ def clicks(labels: Array, affine: Array) -> dict[str, object]:
     return {"coordinate_system": "LPS", "objects": objects}
 
 
-def names_json(names: dict[int, str]) -> dict[str, str]:
-    """Return the names of the label values with keys that JSON allows."""
-    return {str(value): name for value, name in names.items()}
+def write_sidecar(labels_file: Path, names: dict[int, str]) -> None:
+    """Write names and colours of the label values as our exports keep them beside a mask."""
+    rows = [
+        {"value": value, "name": name, "colour": list(distinct_colour(value))}
+        for value, name in names.items()
+    ]
+    about = {"format": "napari-openmedlab labels", "version": 1, "file": labels_file.name}
+    stem = labels_file.name.split(".")[0]
+    write_json(labels_file.with_name(f"{stem}.json"), {**about, "objects": rows})
 
 
 def write_json(path: Path, content: dict) -> None:

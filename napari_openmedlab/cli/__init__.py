@@ -1,1 +1,1 @@
-"""The openmedlab command."""
+"""The ``openmedlab`` command: what the panels do, in the shell."""

@@ -7,7 +7,6 @@ so left and right can be told apart.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,9 +94,8 @@ def load(name: str) -> tuple[Volume, NDArray[Any], dict[int, str]]:
     from napari_openmedlab.io.api import read, read_labels
 
     volume = replace(read(image_path(name)), name=name, modality=_known(name)[1])
-    found, _ = read_labels(labels_path(name), like=volume)
-    text = (_FOLDER / f"{name}_labels.json").read_text(encoding="utf-8")
-    return volume, found.array, {int(k): str(v) for k, v in json.loads(text).items()}
+    found, objects = read_labels(labels_path(name), like=volume)
+    return volume, found.array, {value: info.name for value, info in objects.items()}
 
 
 def extreme_points(
