@@ -69,10 +69,7 @@ def main() -> None:
     image, labels = light_sheet.draw(AXON_SHAPE, AXON_SPACING_UM, seed=31)
     write_tiff(out / "light_sheet_axons.tif", np.clip(image, 0, 65535).astype(np.uint16))
     write_tiff(out / "light_sheet_axons_labels.tif", labels)
-    write_json(
-        out / "light_sheet_axons_labels.json",
-        sidecar("light_sheet_axons_labels.tif", light_sheet.NAMES),
-    )
+    write_sidecar(out / "light_sheet_axons_labels.tif", light_sheet.NAMES)
 
 
 def ct() -> tuple[Array, Array]:

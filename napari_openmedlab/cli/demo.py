@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -83,7 +83,7 @@ def _make_folder(out: Path) -> None:
         ) from error
 
 
-def _dice(session: Session, reference: NDArray, names: Mapping[int, str]) -> dict[int, float]:
+def _dice(session: Session, reference: NDArray[Any], names: Mapping[int, str]) -> dict[int, float]:
     """Return each object's Dice against the reference object of the same name."""
     from napari_openmedlab.evaluation.metrics import dice
 
