@@ -259,9 +259,7 @@ def find_recoverable(*folders: Path) -> list[Recoverable]:
 
 
 def discard(path: Path) -> None:
-    """Delete an autosave, its lock and what an interrupted write may have left."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        leftover.unlink(missing_ok=True)
+    """Delete an autosave and its lock."""
     path.unlink(missing_ok=True)
     _lock_of(path).unlink(missing_ok=True)
 

@@ -26,9 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from napari_openmedlab.errors import PromptError, ReadError, WriteError
+from napari_openmedlab.errors import PromptError, ReadError
 from napari_openmedlab.geometry.prompts import BoxPrompt, Click, Point, PromptSet, Scribble
 from napari_openmedlab.geometry.volume import Geometry, Volume
+from napari_openmedlab.io.atomic import staging
 from napari_openmedlab.session.prompt_checks import check_prompts
 from napari_openmedlab.session.prompt_json import JsonFile, flip_ras
 from napari_openmedlab.session.slicer_markups import read_markups
@@ -174,15 +175,8 @@ def write_prompts(path: str | Path, named: Sequence[NamedPrompts], volume: Volum
     objects = [_object_to_json(each, number, path, volume) for number, each in enumerate(named)]
     content = {"coordinate_system": "LPS", "objects": objects}
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise WriteError(
-            f"the prompts could not be written to {path}: {error.strerror}", path
-        ) from error
+    with staging(path.parent) as folder:
+        (folder / path.name).write_text(text, encoding="utf-8")
     return path
 
 

@@ -13,6 +13,7 @@ from napari_openmedlab.errors import ReadError, SessionError
 from napari_openmedlab.geometry.labels import LabelPatch
 from napari_openmedlab.geometry.volume import Volume
 from napari_openmedlab.models.contract import Monitor, Progress, Request
+from napari_openmedlab.session.export import export
 from napari_openmedlab.session.history import EngineRun, Step
 from napari_openmedlab.session.label_map import LabelMap, StartLabels
 from napari_openmedlab.session.objects import OverlapRule
@@ -77,7 +78,7 @@ def replay(
     """
     result = replay_steps(path, volume, monitor)
     if out is not None:
-        _export(result.session, Path(out))
+        export(result.session, out)
     if result.differences:
         raise SessionError(
             f"the replay of {path} differs from the saved masks: {'; '.join(result.differences)}. "
@@ -208,22 +209,14 @@ def find_image(saved: SavedImage, session_file: Path) -> Volume:
     choices = list_images(saved.path)
     if len(choices) == 1:
         return read(saved.path)
-    for number in range(len(choices)):
-        volume = read(saved.path, index=number)
+    for choice in choices:
         try:
+            volume = read(saved.path, series=choice.key)
             saved.fingerprint.check(volume)
-        except SessionError:
+        except (ReadError, SessionError):  # a damaged neighbour must not hide the right one
             continue
         return volume
     raise ReadError(
         f"none of the {len(choices)} images in {saved.path} is the one of {session_file}",
         session_file,
     )
-
-
-def _export(session: Session, out: Path) -> None:
-    from napari_openmedlab.io.api import write
-    from napari_openmedlab.io.sidecar import LabelInfo
-
-    objects = {o.id: LabelInfo(o.name, o.colour) for o in session.objects}
-    write(out, session.labels, session.volume, objects=objects)

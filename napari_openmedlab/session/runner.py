@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -220,6 +221,8 @@ class Runner:
         except Cancelled:
             return
         except OpenMedLabError as error:
+            del job  # the error's frames lead back to this one
+            _drop_arrays(error)
             if self.is_current(number):
                 self._call(self._events.on_error, number, error)
             return
@@ -237,3 +240,15 @@ class Runner:
                 callback(*values)
             except Exception:
                 logger.exception("a listener of the runner failed")
+
+
+def _drop_arrays(error: BaseException) -> None:
+    """Free what the failed frames held: a report that is kept must not keep a volume.
+
+    Where the cause was raised stays readable; the path through this thread says nothing.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__cause__ or seen.__context__
+    error.__traceback__ = None

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -21,6 +22,7 @@ from typing import Any
 from napari_openmedlab import __version__
 from napari_openmedlab.errors import OpenMedLabError, ReadError, SessionError, WriteError
 from napari_openmedlab.geometry.volume import Volume
+from napari_openmedlab.io.atomic import staging
 from napari_openmedlab.session.fingerprint import (
     Fingerprint,
     fingerprint_of,
@@ -137,22 +139,16 @@ def _plain(value: object) -> Any:
 
 
 def _replace_file(path: Path, content: Any) -> None:
-    temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        reason = error.strerror or str(error)
         raise WriteError(
-            f"the session could not be saved to {path}: {reason}; choose another folder", path
+            f"the session could not be saved to {path}: {error.strerror or error}; choose "
+            "another folder",
+            path,
         ) from error
+    with staging(path.parent) as folder:
+        (folder / path.name).write_bytes(content)
 
 
 def _image_to_json(volume: Volume, path: Path, known: Fingerprint | None) -> dict[str, Any]:
@@ -199,19 +195,13 @@ def load(path: str | Path, volume: Volume | None = None) -> Session:
     """
     path = Path(path)
     content, data = _read(path)
-    try:
+    with _damage(path):
         image = _saved_image(content, path)
         snapshot = _decode(content, data, image)
-    except OpenMedLabError as error:
-        raise ReadError(f"the session {path} is damaged: {error}", path) from error
-    except (KeyError, TypeError, ValueError, IndexError, zlib.error) as error:
-        raise ReadError(
-            f"the session {path} is damaged: {type(error).__name__} {error}; use an older copy",
-            path,
-        ) from error
     if volume is not None:
         image.fingerprint.check(volume)
-    session = Session.resume(snapshot, volume)
+    with _damage(path):
+        session = Session.resume(snapshot, volume)
     counted = {o.id: o.voxels for o in session.objects if o.voxels}
     if counted != session.count_voxels():
         raise ReadError(f"the session {path} is damaged: its steps and its labels disagree", path)
@@ -222,10 +212,20 @@ def saved_image(path: str | Path) -> SavedImage:
     """Return what a session file says of its image, without rebuilding the session."""
     path = Path(path)
     content, _ = _read(path)
-    try:
+    with _damage(path):
         return _saved_image(content, path)
-    except (OpenMedLabError, KeyError, TypeError, ValueError) as error:
-        raise ReadError(f"the session {path} is damaged: {error}", path) from error
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Turn what damaged content raises into one error that names the file."""
+    try:
+        yield
+    except (OpenMedLabError, KeyError, TypeError, ValueError, IndexError, zlib.error) as error:
+        raise ReadError(
+            f"the session {path} is damaged ({type(error).__name__}: {error}); use an older copy",
+            path,
+        ) from error
 
 
 def _read(path: Path) -> tuple[dict[str, Any], bytes]:

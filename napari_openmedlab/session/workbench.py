@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,7 +115,6 @@ def _sentences(engine_id: str, stage: str, bench: Workbench) -> Iterator[None]:
     except OpenMedLabError:
         raise
     except Exception as error:
-        _drop_arrays(error)
         if _is_out_of_memory(error):
             bench.drop_prepared()
             text = _MEMORY_HELP.format(engine=engine_id)
@@ -132,14 +130,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
         return True
     named = type(error).__name__ in ("OutOfMemoryError", "CudaOutOfMemoryError")
     return named or (isinstance(error, RuntimeError) and "out of memory" in str(error).lower())
-
-
-def _drop_arrays(error: BaseException) -> None:
-    """Clear the local variables of the failed frames: a kept error must not keep a volume."""
-    seen: BaseException | None = error
-    while seen is not None:
-        traceback.clear_frames(seen.__traceback__)
-        seen = seen.__cause__ or seen.__context__
 
 
 def run_once(

@@ -88,6 +88,8 @@ SPEC = EngineSpec(
         Option("tolerance", 20.0, "Intensity range."),
         Option("steps", 1, "Steps to take.", minimum=0),
         Option("pause", 0.0, "Seconds per step."),
-        Option("fail", "no", "How to fail.", choices=("no", "defect", "memory", "gpu", "interrupt")),
+        Option(
+            "fail", "no", "How to fail.", choices=("no", "defect", "memory", "gpu", "interrupt")
+        ),
     ),
 )

@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -315,7 +316,7 @@ def test_volume_in_ml_follows_the_unit(flood):
 def test_colours_of_neighbouring_ids_differ_and_stay():
     colours = [distinct_colour(n) for n in range(1, 31)]
     assert len(set(colours)) == 30
-    gaps = [math.dist(a, b) for a, b in zip(colours, colours[1:], strict=False)]
+    gaps = [math.dist(a, b) for a, b in pairwise(colours)]
     assert min(gaps) > 0.25
 
 

@@ -3,9 +3,9 @@
 from types import SimpleNamespace
 from unittest.mock import patch
 
-import small_grid as grid
 import flood_engine
 import numpy as np
+import small_grid as grid
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
