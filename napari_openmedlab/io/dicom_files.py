@@ -6,6 +6,7 @@ Pixel data are never touched here: a header costs about half a millisecond.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -257,7 +258,8 @@ class _Groups:
         value = self.get(keyword, sequence)
         if value is None or isinstance(value, str) or not hasattr(value, "__len__"):
             return None
-        return tuple(float(v) for v in value) if len(value) == count else None
+        found = tuple(float(v) for v in value)
+        return found if len(found) == count and all(map(math.isfinite, found)) else None
 
     def number(self, keyword: str, sequence: str = "") -> float | None:
         value = self.get(keyword, sequence)
@@ -272,6 +274,7 @@ def _slice(groups: _Groups, path: Path, frame: int | None) -> Slice:
     if spacing is not None and min(spacing) <= 0:
         spacing = None
     number = str(header.get("SeriesNumber", "") or "")
+    words = _safe_description(header)
     placed = position is not None and orientation is not None and spacing is not None
     return Slice(
         path=path,
@@ -279,11 +282,11 @@ def _slice(groups: _Groups, path: Path, frame: int | None) -> Slice:
         sop_class=str(header.get("SOPClassUID", "")),
         sop_uid=str(header.get("SOPInstanceUID", "")),
         study_uid=str(header.get("StudyInstanceUID", "")),
-        # Some anonymisers empty the UID: the number has to do.
-        series_uid=str(header.get("SeriesInstanceUID", "") or f"series-{number or 'unknown'}"),
+        # Some anonymisers take the UID away: number or description have to do.
+        series_uid=str(header.get("SeriesInstanceUID", "") or f"series-{number or words or '?'}"),
         frame_of_reference=str(header.get("FrameOfReferenceUID", "")),
         modality=str(header.get("Modality", "")),
-        description=_safe_description(header),
+        description=words,
         series_number=number,
         instance=int(header.get("InstanceNumber", 0) or 0) if frame is None else frame,
         rows=int(header.Rows),

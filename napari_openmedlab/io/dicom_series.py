@@ -122,9 +122,10 @@ def holding(stacks: Sequence[Stack], path: Path) -> tuple[Stack, ...]:
 
 
 def _matching(stacks: Sequence[Stack], series: str) -> list[Stack]:
-    if series.isdecimal() and 1 <= int(series) <= len(stacks):
+    exact = [s for s in stacks if s.key == series]
+    if not exact and series.isdecimal() and 1 <= int(series) <= len(stacks):
         return [stacks[int(series) - 1]]
-    exact = [s for s in stacks if series in (s.key, s.slices[0].series_uid)]
+    exact = exact or [s for s in stacks if s.slices[0].series_uid == series]
     return exact or [s for s in stacks if series and s.key.startswith(series)]
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,17 @@ import numpy as np
 
 from napari_openmedlab.errors import ReadError
 from napari_openmedlab.geometry.frames import Reorientation
-from napari_openmedlab.geometry.volume import Geometry, Unit, Volume
+from napari_openmedlab.geometry.volume import Volume
 from napari_openmedlab.io.choices import ImageChoice
+from napari_openmedlab.io.ome_zarr_levels import (
+    BROKEN,
+    Level,
+    StoredImage,
+    array_of,
+    levels_of,
+    reason,
+)
 from napari_openmedlab.io.source import SourceGrid
-from napari_openmedlab.io.tiff_scale import LENGTH_UM
 
 __all__ = ["LAZY_BYTES", "Level", "claims", "list_images", "read"]
 
@@ -38,36 +44,7 @@ LAZY_BYTES = 512 * 1024**2
 """Images of this size or more stay on disk until they are looked at."""
 
 _MARKS = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
-_BROKEN = (ValueError, KeyError, TypeError, AttributeError, OSError, IndexError, RuntimeError)
 _SHOWN = 20  # choices named in an error message
-
-
-@dataclass(frozen=True, eq=False)
-class Level:
-    """One resolution of an image: a (z, y, x) dask array and its grid."""
-
-    array: Any = field(repr=False)
-    geometry: Geometry
-
-
-@dataclass(frozen=True, eq=False)
-class _Image:
-    """A multiscale image of a store."""
-
-    key: str
-    name: str
-    group: Any
-    axes: tuple[str, ...]
-    units: Mapping[str, str]
-    multiscale: Mapping[str, Any]
-    channels: tuple[str, ...]
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> tuple[int, int, int]:
-        """Shape (z, y, x) of the finest level."""
-        extent = dict(zip(self.axes, self.shape, strict=True))
-        return extent.get("z", 1), extent["y"], extent["x"]
 
 
 def claims(path: Path) -> bool:
@@ -112,7 +89,7 @@ def read(path: Path, *, series: str | None = None, index: int | None = None) -> 
     """
     path = Path(path)
     choice, image, pick = _select(_choices(_images(path)), series, index, path)
-    levels, notes = _levels(image, pick, path)
+    levels, notes = levels_of(image, pick, path)
     finest = levels[0]
     lazy = math.prod(finest.geometry.shape) * finest.array.dtype.itemsize >= LAZY_BYTES
     as_stored = Reorientation((0, 1, 2), (False, False, False))
@@ -127,10 +104,10 @@ def read(path: Path, *, series: str | None = None, index: int | None = None) -> 
     )
 
 
-_Choice = tuple[ImageChoice, _Image, dict[str, int]]
+_Choice = tuple[ImageChoice, StoredImage, dict[str, int]]
 
 
-def _choices(images: list[_Image]) -> list[_Choice]:
+def _choices(images: list[StoredImage]) -> list[_Choice]:
     """Return each image once for every channel, time point or other axis."""
     found: list[_Choice] = []
     for image in images:
@@ -147,7 +124,7 @@ def _choices(images: list[_Image]) -> list[_Choice]:
     return found
 
 
-def _word(image: _Image, axis: str, number: int) -> str:
+def _word(image: StoredImage, axis: str, number: int) -> str:
     if axis == "c" and number < len(image.channels) and image.channels[number]:
         return image.channels[number]
     return f"{ {'c': 'channel', 't': 'time'}.get(axis, axis) } {number}"
@@ -185,7 +162,7 @@ def _listed(choices: Sequence[_Choice]) -> str:
     return "".join(lines) + (f"\n  and {rest} more" if rest > 0 else "")
 
 
-def _images(path: Path) -> list[_Image]:
+def _images(path: Path) -> list[StoredImage]:
     import zarr
 
     if not path.exists():
@@ -208,9 +185,9 @@ def _images(path: Path) -> list[_Image]:
                 return images
     except ReadError:
         raise
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ReadError(
-            f"{path} can't be read as OME-Zarr: {_reason(error)}; export it again", path
+            f"{path} can't be read as OME-Zarr: {reason(error)}; export it again", path
         ) from error
     raise ReadError(
         f"{path} is a Zarr store without OME-Zarr image metadata ('multiscales'); convert it to "
@@ -233,23 +210,18 @@ def _stem(path: Path) -> str:
     return name
 
 
-def _reason(error: BaseException) -> str:
-    text = str(error).strip("\"'") or type(error).__name__
-    return text.splitlines()[0].rstrip(".")
-
-
-def _image(group: Any, key: str, name: str, path: Path) -> _Image:
+def _image(group: Any, key: str, name: str, path: Path) -> StoredImage:
     attributes = _ome(group)
     scales = attributes.get("multiscales")
     if not isinstance(scales, Sequence) or not scales or not scales[0].get("datasets"):
         raise ReadError(f"{path}: 'multiscales' lists no datasets; export the image again", path)
     multiscale = scales[0]
-    array = _array(group, multiscale["datasets"][0], path)
+    array = array_of(group, multiscale["datasets"][0], path)
     axes, units = _axes(multiscale, len(array.shape), path)
     channels = (attributes.get("omero") or {}).get("channels") or ()
     if array.dtype.kind not in "buif":
         raise ReadError(f"{path} holds {array.dtype} pixels, which can't be shown", path)
-    return _Image(
+    return StoredImage(
         key=key,
         name=name,
         group=group,
@@ -259,22 +231,6 @@ def _image(group: Any, key: str, name: str, path: Path) -> _Image:
         channels=tuple(str(c.get("label", "")) for c in channels),
         shape=tuple(int(n) for n in array.shape),
     )
-
-
-def _array(group: Any, dataset: Mapping[str, Any], path: Path) -> Any:
-    where = str(dataset.get("path", ""))
-    try:
-        array = group[where]
-        shape = array.shape
-    except _BROKEN as error:
-        raise ReadError(
-            f"{path}: the array '{where}' named by its metadata is missing or broken "
-            f"({_reason(error)})",
-            path,
-        ) from error
-    if not shape or min(shape) < 1:
-        raise ReadError(f"{path}: the array '{where}' is empty", path)
-    return array
 
 
 def _axes(
@@ -295,115 +251,3 @@ def _axes(
         )
     units = {n: str(a.get("unit") or "") for n, a in zip(names, entries, strict=True)}
     return names, {n: units[n].lower() for n in spatial}
-
-
-def _levels(
-    image: _Image, pick: Mapping[str, int], path: Path
-) -> tuple[list[Level], tuple[str, ...]]:
-    """Return the image at every resolution, finest first."""
-    unit, factors, notes = _unit(image)
-    levels: list[Level] = []
-    for dataset in image.multiscale["datasets"]:
-        stored = _array(image.group, dataset, path)
-        if len(stored.shape) != len(image.axes):
-            raise ReadError(f"{path}: '{dataset['path']}' has other axes than the rest", path)
-        array = _zyx(stored, image.axes, pick, path)
-        scale, shift = _transform(image, dataset, path)
-        spacing, origin = (
-            {a: values.get(a, default) * factors.get(a, 1.0) for a in "zyx"}
-            for values, default in ((scale, scale.get("y", 1.0)), (shift, 0.0))
-        )
-        affine = np.zeros((4, 4))
-        affine[2, 0], affine[1, 1], affine[0, 2] = spacing["z"], spacing["y"], spacing["x"]
-        affine[:, 3] = origin["x"], origin["y"], origin["z"], 1.0
-        levels.append(Level(array, Geometry(array.shape, affine, unit=unit, frame="image")))
-    return levels, notes
-
-
-def _unit(image: _Image) -> tuple[Unit, dict[str, float], tuple[str, ...]]:
-    """Return the volume's unit, the factor to it for each axis, and notes."""
-    spatial = [a for a in "zyx" if a in image.axes]
-    factors = {a: LENGTH_UM.get(image.units[a]) for a in spatial}
-    scaled = any(
-        step.get("type") == "scale" for step in _steps(image, image.multiscale["datasets"][0])
-    )
-    known = {a: f for a, f in factors.items() if f is not None}
-    if scaled and len(known) == len(spatial):
-        known.setdefault("z", known["y"])
-        return "um", known, ()
-    what = "unit of its voxel size" if scaled else "voxel size"
-    note = f"the image doesn't state the {what}: lengths and volumes are in voxels; set it"
-    return "pixel", {}, (note,)
-
-
-def _steps(image: _Image, dataset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    own = dataset.get("coordinateTransformations") or ()
-    return [*own, *(image.multiscale.get("coordinateTransformations") or ())]
-
-
-def _transform(
-    image: _Image, dataset: Mapping[str, Any], path: Path
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Return scale and translation by axis: the level's own steps, then those of all levels."""
-    scale, shift = np.ones(len(image.axes)), np.zeros(len(image.axes))
-    for step in _steps(image, dataset):
-        kind = step.get("type")
-        if kind == "identity":
-            continue
-        values = step.get(str(kind))
-        if kind not in ("scale", "translation") or not _numbers(values, len(image.axes)):
-            raise ReadError(
-                f"{path}: the transformation {dict(step)} is not a scale or translation of "
-                f"{len(image.axes)} numbers",
-                path,
-            )
-        vector = np.asarray(values, dtype=float)
-        if kind == "scale":
-            scale, shift = scale * vector, shift * vector
-        else:
-            shift = shift + vector
-    spatial = [scale[i] for i, a in enumerate(image.axes) if a in "zyx"]
-    if min(spatial) <= 0:
-        raise ReadError(f"{path}: a voxel size of {min(spatial):g} makes no sense", path)
-    return dict(zip(image.axes, scale, strict=True)), dict(zip(image.axes, shift, strict=True))
-
-
-def _numbers(values: Any, count: int) -> bool:
-    return (
-        isinstance(values, Sequence)
-        and len(values) == count
-        and all(isinstance(v, int | float) and math.isfinite(v) for v in values)
-    )
-
-
-def _zyx(stored: Any, axes: tuple[str, ...], pick: Mapping[str, int], path: Path) -> Any:
-    """Return a (z, y, x) dask array of the chosen channel and time."""
-    import dask.array as da
-
-    chunks = getattr(stored, "chunks", None) or stored.shape
-    array = da.from_array(_Guarded(stored, path), chunks=chunks, name=False, asarray=False)
-    array = array[tuple(pick.get(a, slice(None)) for a in axes)]
-    kept = [a for a in axes if a not in pick]
-    array = array.transpose([kept.index(a) for a in "zyx" if a in kept])
-    return array if "z" in kept else array[None]
-
-
-class _Guarded:
-    """A Zarr array whose read errors are sentences (for dask)."""
-
-    def __init__(self, array: Any, path: Path) -> None:
-        self.shape = tuple(array.shape)
-        self.dtype = array.dtype
-        self.ndim = len(self.shape)
-        self._array = array
-        self._path = path
-
-    def __getitem__(self, key: Any) -> Any:
-        try:
-            return self._array[key]
-        except _BROKEN as error:
-            raise ReadError(
-                f"{self._path} holds a damaged block of voxels ({_reason(error)}); copy or "
-                "export the image again",
-                self._path,
-            ) from error
