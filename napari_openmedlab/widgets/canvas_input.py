@@ -1,0 +1,125 @@
+"""Mouse and keys on the canvas while one of our tools is on.
+
+Everything is bound to our own points layer, never to the viewer: napari consults a layer's
+callbacks and keys only while that layer is the active one, so nothing of ours can reach, or
+shadow, any other layer. When the tool goes off all of it is taken away again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from napari.layers import Layer, Points
+from numpy.typing import NDArray
+
+from napari_openmedlab.bridge.positions import index_at
+from napari_openmedlab.widgets.gestures import Gesture
+
+__all__ = ["NO_DEPTH", "CanvasInput"]
+
+_DRAG_PIXELS = 4  # a hand is never quite still during a click
+
+NO_DEPTH = (
+    "A click in the 3D display has no depth, so no prompt was set. Choose Axial, Coronal or "
+    "Sagittal first."
+)
+
+
+class CanvasInput:
+    """Turns mouse and keys on our points layer into gestures and commands.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    image : Layer
+        The image layer that indices refer to.
+    hidden_axis : callable
+        Returns the array axis that is not on screen.
+    on_gesture : callable(Gesture)
+    on_drawing : callable(Gesture)
+        A drawing tool's path so far.
+    on_message : callable(str)
+    """
+
+    def __init__(
+        self,
+        viewer: Any,
+        image: Layer,
+        hidden_axis: Callable[[], int],
+        *,
+        on_gesture: Callable[[Gesture], None],
+        on_drawing: Callable[[Gesture], None],
+        on_message: Callable[[str], None],
+    ) -> None:
+        self._viewer = viewer
+        self._image = image
+        self._hidden_axis = hidden_axis
+        self._on_gesture = on_gesture
+        self._on_drawing = on_drawing
+        self._on_message = on_message
+        self._layer: Points | None = None
+        self._keys: tuple[Any, ...] = ()
+        self._drags = False
+
+    @property
+    def layer(self) -> Points | None:
+        """The layer that is bound, if any."""
+        return self._layer
+
+    def bind(self, layer: Points, *, drags: bool, keys: Mapping[Any, Callable[[], None]]) -> None:
+        """Listen on this layer; ``drags`` keeps the left button for drawing."""
+        self.unbind()
+        self._layer = layer
+        self._drags = drags
+        layer.mode = "pan_zoom"
+        layer.mouse_pan = not drags
+        layer.mouse_drag_callbacks.append(self._on_press)
+        self._keys = tuple(keys)
+        for key, command in keys.items():
+            layer.bind_key(key, _key_handler(command), overwrite=True)
+
+    def unbind(self) -> None:
+        """Take every callback and key away from the layer."""
+        layer, self._layer = self._layer, None
+        if layer is None:
+            return
+        if self._on_press in layer.mouse_drag_callbacks:
+            layer.mouse_drag_callbacks.remove(self._on_press)
+        for key in self._keys:
+            layer.bind_key(key, None)
+        self._keys = ()
+        if self._drags:
+            layer.mouse_pan = layer.mode == "pan_zoom"
+
+    def _on_press(self, layer: Points, event: Any) -> Iterator[None]:
+        if event.button != 1 or layer.mode != "pan_zoom":
+            return
+        if self._viewer.dims.ndisplay != 2:
+            self._on_message(NO_DEPTH)
+            return
+        axis = self._hidden_axis()
+        start = np.array(event.pos, dtype=np.float64)
+        swapped = "Shift" in event.modifiers
+        path = [self._index(event, axis)]
+        dragged = False
+        yield
+        while event.type == "mouse_move":
+            dragged |= bool(np.linalg.norm(np.array(event.pos) - start) > _DRAG_PIXELS)
+            if self._drags:
+                path.append(self._index(event, axis))
+                if dragged:
+                    self._on_drawing(Gesture(np.array(path), True, swapped, axis))
+            yield
+        if self._drags or not dragged:
+            self._on_gesture(Gesture(np.array(path), dragged, swapped, axis))
+
+    def _index(self, event: Any, axis: int) -> NDArray[np.float64]:
+        index = index_at(self._image, event.position)
+        index[axis] = np.rint(index[axis])
+        return index
+
+
+def _key_handler(command: Callable[[], None]) -> Callable[[Any], None]:
+    return lambda _layer: command()

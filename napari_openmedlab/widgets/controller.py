@@ -1,0 +1,422 @@
+"""The commands of the Segment panel on one session: prompts in, masks out.
+
+Everything here runs in the window's thread. The controller holds what is neither the session's
+(work) nor the panel's (looks): which tool is on, which requests wait for an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from app_model.types import KeyCode, KeyMod
+from napari.layers import Layer, Points
+from qtpy.QtCore import QObject, Qt, Signal
+
+from napari_openmedlab.bridge.positions import jump_to
+from napari_openmedlab.errors import OpenMedLabError, SessionError
+from napari_openmedlab.geometry.labels import MaskPatch
+from napari_openmedlab.geometry.prompts import MaskPrompt, Point, PromptSet
+from napari_openmedlab.models.contract import Prediction, Progress, Request
+from napari_openmedlab.session.session import Session
+from napari_openmedlab.widgets.answers import answer_text, waits_for
+from napari_openmedlab.widgets.canvas_input import CanvasInput
+from napari_openmedlab.widgets.gestures import Gesture, ToolState, prompts_after, rectangle_path
+from napari_openmedlab.widgets.point_rows import COLOURS
+from napari_openmedlab.widgets.prompt_layers import PromptLayers
+from napari_openmedlab.widgets.tools import SIGN_KEY, TOOLS, Tool
+from napari_openmedlab.widgets.worker_bridge import WorkerBridge
+
+__all__ = ["SegmentController"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A request that waits for its answer."""
+
+    request: Request
+    object_id: int
+
+
+class SegmentController(QObject):
+    """One session in one viewer: turns gestures and buttons into commands of the session.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    image : Layer
+        The image layer of the session.
+    session : Session
+    worker : WorkerBridge
+        Shared by all sessions of a panel.
+
+    Attributes
+    ----------
+    said : Signal(str, str)
+        A sentence for the status line and its severity.
+    tool_changed : Signal()
+        Tool, sign or a waiting corner changed.
+    busy_changed : Signal(bool)
+    progressed : Signal(Progress)
+    """
+
+    said = Signal(str, str)
+    tool_changed = Signal()
+    busy_changed = Signal(bool)
+    progressed = Signal(object)
+
+    def __init__(
+        self,
+        viewer: Any,
+        image: Layer,
+        session: Session,
+        worker: WorkerBridge,
+        parent: QObject | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self.session = session
+        self.image = image
+        self._state = ToolState(brush=4 * min(session.volume.geometry.spacing[1:]))
+        self._viewer = viewer
+        self._worker = worker
+        self._asked: dict[int, _Asked] = {}
+        self._closed = False
+        self._switching = False
+        self.layers = PromptLayers(viewer, image, session.volume)
+        self._input = CanvasInput(
+            viewer,
+            image,
+            self.layers.hidden_axis,
+            on_gesture=self._on_gesture,
+            on_drawing=self._on_drawing,
+            on_message=lambda text: self.said.emit(text, "error"),
+        )
+        self._connect()
+        self._show_prompts()
+
+    def close(self, *, remove_layers: bool = True) -> None:
+        """Stop listening, cancel what runs, take our prompt layers away; the session stays."""
+        if self._closed:
+            return
+        self._closed = True
+        self._input.unbind()
+        self._asked.clear()
+        self._worker.cancel()
+        self._connect(off=True)
+        self.layers.close(remove=remove_layers)
+
+    @property
+    def state(self) -> ToolState:
+        """How the next gesture is read: tool, sign, brush, a corner that waits."""
+        return self._state
+
+    @property
+    def tool(self) -> Tool | None:
+        """The tool that is on."""
+        return self._state.tool
+
+    @property
+    def positive(self) -> bool:
+        """Whether clicks and strokes mean inside."""
+        return self._state.positive
+
+    # -- tools -----------------------------------------------------------------------------
+
+    def choose_tool(self, tool: Tool | None) -> None:
+        """Switch a tool on (or all off): its mouse and keys work on our points layer only."""
+        self._input.unbind()
+        self._state = replace(self._state, tool=tool, corner=None)
+        if tool is not None:
+            self._switching = True
+            points = self.layers.ensure_points()
+            self._viewer.layers.selection.active = points
+            self._switching = False
+            self._input.bind(points, drags=TOOLS[tool].drags, keys=self._keys())
+        self._show_prompts()
+        self.tool_changed.emit()
+
+    def set_positive(self, positive: bool) -> None:
+        """Let clicks and strokes mean inside, or outside."""
+        self._state = replace(self._state, positive=positive)
+        self.tool_changed.emit()
+
+    def set_brush(self, diameter: float) -> None:
+        """Set the diameter of the scribble's brush, in the unit of the volume."""
+        self._state = replace(self._state, brush=diameter)
+
+    def _keys(self) -> dict[Any, Any]:
+        keys: dict[Any, Any] = {
+            info.key: (lambda t=tool: self.choose_tool(t)) for tool, info in TOOLS.items()
+        }
+        keys[SIGN_KEY] = lambda: self.set_positive(not self.positive)
+        keys["N"] = self.accept
+        keys["Enter"] = self.run
+        keys["Escape"] = self._on_escape
+        keys[KeyMod.CtrlCmd | KeyCode.KeyZ] = self.undo
+        keys[KeyMod.CtrlCmd | KeyMod.Shift | KeyCode.KeyZ] = self.redo
+        return keys
+
+    def _on_escape(self) -> None:
+        """Give up a box in the making, else switch the tool off."""
+        if self._state.corner is not None:
+            self._set_corner(None)
+        else:
+            self.choose_tool(None)
+
+    def _on_active_layer(self, event: Any = None) -> None:
+        """Switch the tool off when the user turns to another layer."""
+        active = self._viewer.layers.selection.active
+        if self.tool is not None and not self._switching and active is not self.layers.points:
+            self.choose_tool(None)
+
+    # -- gestures --------------------------------------------------------------------------
+
+    def _on_gesture(self, gesture: Gesture) -> None:
+        self.layers.end_stroke()
+        self._try(lambda: self._take(gesture))
+
+    def _take(self, gesture: Gesture) -> None:
+        after = prompts_after(gesture, self._prompts(), self._state, self.session.volume.geometry)
+        if isinstance(after, PromptSet):
+            self._state = replace(self._state, corner=None)
+            self.set_prompts(after)
+            self.tool_changed.emit()
+        else:
+            self._set_corner(after)
+
+    def _on_drawing(self, gesture: Gesture) -> None:
+        if self.tool is Tool.BOX:
+            self.layers.show_stroke(rectangle_path(gesture), COLOURS["corner", True], 0.8)
+            return
+        sign = self.positive != gesture.swapped
+        finest = min(self.session.volume.geometry.spacing[1:])
+        width = max(1.0, self._state.brush / finest)
+        self.layers.show_stroke(gesture.path, COLOURS["scribble", sign], width)
+
+    def _set_corner(self, corner: Point | None) -> None:
+        if corner != self._state.corner:
+            self._state = replace(self._state, corner=corner)
+            self._show_prompts()
+            self.tool_changed.emit()
+
+    # -- prompts and answers ---------------------------------------------------------------
+
+    def _prompts(self) -> PromptSet:
+        """Return the active object's prompts (an empty set without one)."""
+        active = self.session.active
+        return active.prompts if active is not None else PromptSet()
+
+    def set_prompts(self, prompts: PromptSet) -> None:
+        """Give the active object these prompts (made now if there is none) and run if wanted."""
+        if self.session.active is None:
+            self.session.add_object()
+        self.session.set_prompts(prompts)
+        if not self.session.choice.auto_run:
+            self.said.emit("Prompts set. Press Run when they are complete.", "info")
+        elif reason := waits_for(prompts, self.tool, self.session.volume.geometry):
+            self.said.emit(reason, "info")
+        else:
+            self.run()
+
+    def clear_prompts(self) -> None:
+        """Take all prompts of the active object away."""
+        self._worker.cancel()
+        self._set_corner(None)
+        self._try(self.session.clear_prompts)
+        self._show_prompts()
+
+    def use_mask(self, patch: MaskPatch, geometry: Any) -> None:
+        """Take an existing mask as the active object's prompt."""
+        if patch.is_empty:
+            self.said.emit("That label has no voxel; choose another label or layer.", "error")
+            return
+        prompt = MaskPrompt(patch, geometry)
+        self._try(lambda: self.set_prompts(replace(self._prompts(), mask=prompt)))
+
+    def run(self) -> None:
+        """Ask the engine for the active object, with the prompts there are."""
+        self._try(self._submit)
+
+    def run_for(self, object_ids: Iterable[int]) -> None:
+        """Ask the engine for several objects, one after the other."""
+        for object_id in object_ids:
+            self._try(lambda n=object_id: self._submit(n))
+
+    def _submit(self, object_id: int | None = None) -> None:
+        active = self.session.get(object_id)
+        if not active.prompts.has_positive:
+            raise SessionError(
+                "Mark where the object is first: an extreme point, a box, a click inside it, "
+                "or a mask."
+            )
+        request = self.session.request(active.id)
+        engine = self.session.choice.engine
+        number = self._worker.submit(engine, self.session.volume, request, active.id)
+        self._asked = {k: a for k, a in self._asked.items() if a.object_id != active.id}
+        self._asked[number] = _Asked(request, active.id)
+        self.busy_changed.emit(True)
+        self.said.emit(f"Segmenting {active.name}…", "busy")
+
+    def cancel(self) -> None:
+        """Stop the engine; prompts and masks stay as they are."""
+        self._asked.clear()
+        self._worker.cancel()
+        self.busy_changed.emit(False)
+        self.said.emit("Cancelled. Prompts and masks are as they were.", "info")
+
+    def _on_finished(self, generation: int, prediction: Prediction) -> None:
+        asked = self._asked.pop(generation, None)
+        if asked is None or self._closed or not self._worker.is_current(generation):
+            return
+        try:
+            self.session.apply(prediction, asked.request, asked.object_id)
+        except OpenMedLabError as error:
+            self.said.emit(str(error), "error")
+            return
+        self.said.emit(*answer_text(self.session, asked.object_id, prediction))
+
+    def _on_failed(self, generation: int, error: OpenMedLabError) -> None:
+        if self._asked.pop(generation, None) is not None and not self._closed:
+            self.said.emit(str(error), "error")
+
+    def _on_progressed(self, generation: int, progress: Progress) -> None:
+        if generation in self._asked:
+            self.progressed.emit(progress)
+
+    def _on_idle(self) -> None:
+        if not self._closed and not self._worker.busy:
+            self.busy_changed.emit(False)
+
+    # -- objects and history ---------------------------------------------------------------
+
+    def undo(self) -> None:
+        """Take the last step back; an answer still on its way is no longer wanted."""
+        self._travel(self.session.undo, "Nothing to undo.")
+
+    def redo(self) -> None:
+        """Do the step again that was taken back last."""
+        self._travel(self.session.redo, "Nothing to redo.")
+
+    def _travel(self, step: Any, nothing: str) -> None:
+        self._asked.clear()
+        self._worker.cancel()
+        self._set_corner(None)
+        moved = bool(step())
+        self._show_prompts()
+        self.busy_changed.emit(False)
+        if not moved:
+            self.said.emit(nothing, "info")
+            return
+        last = self.session.history.last
+        self.said.emit(f"Last step now: {last.text}." if last else "Back at the start.", "info")
+
+    def new_object(self) -> None:
+        """Add an object and make it the active one."""
+        self._set_corner(None)
+        self._try(self.session.add_object)
+        self.said.emit(f"{self.session.get().name}: set its prompts.", "info")
+
+    def accept(self) -> None:
+        """Lock the active object, so that nothing overwrites it, and begin the next one."""
+        active = self.session.active
+        if active is None or not active.voxels:
+            self.said.emit("There is no mask to accept yet.", "error")
+            return
+        self._try(lambda: self.session.update_object(active.id, locked=True))
+        self._try(self.session.add_object)
+        now = self.session.get()
+        self.said.emit(f"{active.name} is locked. Next: {now.name}.", "done")
+
+    def delete(self) -> None:
+        """Remove the active object and its mask."""
+        active = self.session.active
+        if active is not None:
+            self._asked = {k: a for k, a in self._asked.items() if a.object_id != active.id}
+            self._set_corner(None)
+            if self._try(lambda: self.session.remove_object(active.id)):
+                self.said.emit(f"{active.name} was deleted; Undo brings it back.", "info")
+
+    def update(self, object_id: int, fields: dict[str, Any]) -> None:
+        """Rename, recolour, show or lock an object."""
+        self._try(lambda: self.session.update_object(object_id, **fields))
+
+    def activate(self, object_id: int) -> None:
+        """Choose the object that prompts go to."""
+        self._set_corner(None)
+        self._try(lambda: self.session.set_active(object_id))
+
+    def jump(self) -> None:
+        """Show the middle of the active object (of its prompts, while it has no mask)."""
+        active = self.session.active
+        if active is None:
+            return
+        geometry = self.session.volume.geometry
+        box = self.session.mask_of(active.id).box
+        points = active.prompts.world_points()
+        if not box.is_empty:
+            jump_to(self._viewer, self.image, (np.array(box.start) + box.stop) // 2)
+        elif len(points):
+            jump_to(self._viewer, self.image, np.rint(geometry.to_index(points).mean(axis=0)))
+        else:
+            self.said.emit(f"{active.name} is still empty.", "info")
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _try(self, command: Any) -> bool:
+        """Run a command of the session; a refusal becomes a sentence."""
+        try:
+            command()
+        except OpenMedLabError as error:
+            self.said.emit(str(error), "error")
+            return False
+        return True
+
+    def _show_prompts(self, *_: Any) -> None:
+        if not self._closed:
+            self.layers.show(self._prompts(), self._state.corner)
+
+    def _on_edited(self, prompts: PromptSet) -> None:
+        """Take in points or a box changed with napari's own tools; put back what is refused."""
+        if not self._try(lambda: self.set_prompts(prompts)):
+            self._show_prompts()
+
+    def _on_points_removed(self) -> None:
+        self._input.unbind()
+        if self.tool is not None:
+            self.choose_tool(None)
+
+    def _on_prompts_changed(self, object_id: int) -> None:
+        if object_id == self.session.active_id:
+            self._show_prompts()
+
+    def _on_mode(self, points: Points) -> None:
+        """Switch the tool off when the user takes one of napari's tools on our layer."""
+        if self.tool is not None and points.mode != "pan_zoom":
+            self.choose_tool(None)
+
+    def _connect(self, *, off: bool = False) -> None:
+        queued = Qt.ConnectionType.QueuedConnection
+        signals = (
+            (self._worker.finished, self._on_finished),
+            (self._worker.failed, self._on_failed),
+            (self._worker.progressed, self._on_progressed),
+            (self._worker.idle, self._on_idle),
+        )
+        for signal, slot in signals:
+            if off:
+                signal.disconnect(slot)
+            else:
+                signal.connect(slot, queued)
+        for name, listener in (
+            (self.session.prompts_changed, self._on_prompts_changed),
+            (self.session.active_changed, self._show_prompts),
+            (self.layers.edited, self._on_edited),
+            (self.layers.points_removed, self._on_points_removed),
+            (self._viewer.layers.selection.events.active, self._on_active_layer),
+        ):
+            if off:
+                name.disconnect(listener)
+            else:
+                name.connect(listener)

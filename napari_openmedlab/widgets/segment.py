@@ -1,0 +1,437 @@
+"""The Segment panel: assembles its parts and shows the state of the session at work.
+
+The panel holds no work of its own. Objects, prompts and masks live in the session; the tools
+and the requests on their way in the :class:`~.controller.SegmentController`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import napari
+from napari.layers import Image, Labels, Layer
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QEvent, Qt, QTimer
+from qtpy.QtWidgets import QScrollArea, QVBoxLayout, QWidget
+
+from napari_openmedlab.bridge.exporting import mark_session
+from napari_openmedlab.bridge.sessions import ViewerSessions
+from napari_openmedlab.errors import OpenMedLabError
+from napari_openmedlab.geometry.prompts import PromptSet
+from napari_openmedlab.session import store
+from napari_openmedlab.session.autosave import discard
+from napari_openmedlab.session.session import Session
+from napari_openmedlab.widgets import session_files as files
+from napari_openmedlab.widgets.controller import SegmentController
+from napari_openmedlab.widgets.engine_panel import EnginePanel
+from napari_openmedlab.widgets.image_chooser import LayerChooser
+from napari_openmedlab.widgets.mask_prompts import ask_layer, mask_of_layer
+from napari_openmedlab.widgets.panel_life import PanelLife
+from napari_openmedlab.widgets.recovery import RecoveryBar, recoverable_for
+from napari_openmedlab.widgets.sections import (
+    EngineSection,
+    FileSection,
+    ImageSection,
+    ObjectSection,
+    PromptSection,
+    RunSection,
+)
+from napari_openmedlab.widgets.tools import TOOLS, Tool, guidance, kinds_of
+from napari_openmedlab.widgets.view_buttons import ViewButtons
+
+__all__ = ["SegmentWidget"]
+
+_WIDTH = 330
+
+
+class SegmentWidget(QWidget):
+    """Segment structures by prompts: points, boxes, clicks, strokes, masks.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+    """
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._life = PanelLife(ViewerSessions(viewer))
+        self._had_parent = False
+        self.controller: SegmentController | None = None
+        self._build()
+        self._engine = EnginePanel(self.engine, self)
+        letters = self.sessions.preferences.letters
+        self._views = ViewButtons(viewer, self.image, letters=letters, parent=self)
+        self._life.at_end(self._views.stop)
+        self._refresher = QTimer(self)
+        self._refresher.setSingleShot(True)
+        self._refresher.timeout.connect(self._refresh)
+        self._chooser = LayerChooser(viewer, self.image.choice, _is_image, self)
+        self._connect()
+        self._chooser.refresh()
+        self._refresh()
+
+    @property
+    def session(self) -> Session | None:
+        """The session at work, if an image is chosen that can be segmented."""
+        return None if self.controller is None else self.controller.session
+
+    @property
+    def sessions(self) -> ViewerSessions:
+        """All sessions of this viewer."""
+        return self._life.sessions
+
+    # -- building --------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        self.setMinimumWidth(_WIDTH)
+        self.image = ImageSection()
+        self.recovery = RecoveryBar()
+        self.engine = EngineSection()
+        self.prompts = PromptSection()
+        self.run = RunSection()
+        self.objects = ObjectSection()
+        self.files = FileSection()
+        inner = QWidget()
+        layout = QVBoxLayout(inner)
+        layout.setContentsMargins(4, 4, 4, 4)
+        layout.setSpacing(6)
+        for part in (
+            self.image,
+            self.recovery,
+            self.engine,
+            self.prompts,
+            self.run,
+            self.objects,
+            self.files,
+        ):
+            layout.addWidget(part)
+        layout.addStretch()
+        scroll = QScrollArea()
+        scroll.setWidgetResizable(True)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setWidget(inner)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(scroll)
+
+    def _connect(self) -> None:
+        self._chooser.chosen.connect(self._on_image)
+        self._engine.chosen.connect(self._on_engine)
+        self._engine.overlap_chosen.connect(self._on_overlap)
+        self.prompts.tool_clicked.connect(self._on_tool)
+        self.prompts.inside.clicked.connect(lambda: self._do("set_positive", True))
+        self.prompts.outside.clicked.connect(lambda: self._do("set_positive", False))
+        self.prompts.brush.valueChanged.connect(lambda value: self._do("set_brush", value))
+        self.prompts.mask.clicked.connect(self._on_mask)
+        self.prompts.clear.clicked.connect(lambda: self._do("clear_prompts"))
+        self.run.auto.toggled.connect(self._on_auto)
+        for made, command in (
+            (self.run.run, "run"),
+            (self.run.cancel, "cancel"),
+            (self.run.undo, "undo"),
+            (self.run.redo, "redo"),
+            (self.objects.new, "new_object"),
+            (self.objects.accept, "accept"),
+            (self.objects.jump, "jump"),
+            (self.objects.delete, "delete"),
+        ):
+            made.clicked.connect(lambda _=False, name=command: self._do(name))
+        self.objects.table.activated_object.connect(lambda n: self._do("activate", n))
+        self.objects.table.changed.connect(lambda n, fields: self._do("update", n, fields))
+        self.files.save.clicked.connect(self._on_save)
+        self.files.open.clicked.connect(self._on_open)
+        self.files.load_prompts.clicked.connect(self._on_load_prompts)
+        self.files.save_prompts.clicked.connect(self._on_save_prompts)
+        self.recovery.restore_asked.connect(self._on_restore)
+        self._life.start(self, self._chooser)
+        self._life.activity.cancelled.connect(lambda: self._do("cancel"))
+        sessions = self.sessions
+        sessions.notice.connect(self._on_notice)
+        sessions.image_changed.connect(self._on_image_changed)
+        sessions.image_removed.connect(self._on_image_removed)
+
+    def _do(self, command: str, *values: Any) -> None:
+        """Send a command to the controller of the session at work."""
+        if self.controller is not None:
+            getattr(self.controller, command)(*values)
+        else:
+            self.say("Choose an image to begin.")
+
+    # -- sessions --------------------------------------------------------------------------
+
+    def _on_image(self, image: Layer | None) -> None:
+        """Put the session of the chosen image to work."""
+        self._leave()
+        if image is None:
+            self.say("Open an image to begin: File > Open, or File > Open Sample.")
+            self._refresh()
+            return
+        try:
+            session = self.sessions.open(image)
+        except OpenMedLabError as error:
+            self.say(str(error), "error")
+            self._refresh()
+            return
+        self._enter(image, session)
+        self._offer_recovery(session)
+
+    def _enter(self, image: Layer, session: Session) -> None:
+        controller = SegmentController(self._viewer, image, session, self._life.worker)
+        self.controller = self._life.controller = controller
+        controller.said.connect(self.say)
+        controller.tool_changed.connect(self._schedule)
+        controller.busy_changed.connect(self._on_busy)
+        controller.progressed.connect(self._on_progress)
+        for signal in _signals_of(session):
+            signal.connect(self._schedule)
+        mark_session(self.sessions.labels_of(session), session)
+        spacing = min(session.volume.geometry.spacing[1:])
+        self.prompts.brush.blockSignals(True)
+        self.prompts.brush.setSuffix(f" {session.volume.geometry.unit}")
+        self.prompts.brush.setRange(spacing, 100 * spacing)
+        self.prompts.brush.setSingleStep(spacing)
+        self.prompts.brush.setValue(controller.state.brush)
+        self.prompts.brush.blockSignals(False)
+        self.say("Choose a tool, then click on the image.")
+        self._schedule()
+
+    def _leave(self) -> None:
+        """Put the session at work aside; it and its layers stay."""
+        controller, self.controller = self.controller, None
+        self._life.controller = None
+        self.recovery.offer(None)
+        if controller is not None:
+            for signal in _signals_of(controller.session):
+                signal.disconnect(self._schedule, missing_ok=True)
+            controller.close()
+        self._on_busy(False)
+
+    def _on_image_changed(self, session: Session) -> None:
+        """Begin anew on an image whose data or place were changed; masks are carried over."""
+        if self.session is session and self._chooser.layer is not None:
+            self._on_image(self._chooser.layer)
+
+    def _on_image_removed(self, session: Session) -> None:
+        if self.session is session:
+            self.say("The image was deleted; its objects stay in their labels layer.")
+
+    def _offer_recovery(self, session: Session) -> None:
+        autosave = self.sessions.autosave_of(session)
+        own = None if autosave is None else autosave.path
+        if not session.objects:
+            found = recoverable_for(session.volume)
+            self.recovery.offer(None if found is None or found.path == own else found)
+
+    def _on_restore(self, entry: Any) -> None:
+        if self._replace_session(entry.path):
+            discard(entry.path)
+
+    def _replace_session(self, path: Path) -> bool:
+        """Put a saved session in the place of the one at work."""
+        image = self._chooser.layer
+        if image is None:
+            return False
+        try:
+            session = files.open_session(path, self._viewer, self.sessions, image)
+        except OpenMedLabError as error:
+            self._fail(error)
+            return False
+        self._leave()
+        self._enter(image, session)
+        count = len(session.objects)
+        self.say(f"Session opened: {count} object{'s' if count != 1 else ''}.", "done")
+        return True
+
+    # -- what the user does ----------------------------------------------------------------
+
+    def _on_tool(self, tool: Tool | None) -> None:
+        self._do("choose_tool", tool)
+        self._schedule()
+
+    def _on_engine(self, choice: Any) -> None:
+        self._change(lambda session: setattr(session, "choice", choice))
+
+    def _on_overlap(self, rule: Any) -> None:
+        self._change(lambda session: setattr(session, "overlap", rule))
+
+    def _on_auto(self, on: bool) -> None:
+        if self.session is not None and self.session.choice.auto_run != on:
+            self._on_engine(self._engine.with_auto_run(self.session.choice, on))
+
+    def _change(self, command: Any) -> None:
+        try:
+            if self.session is not None:
+                command(self.session)
+        except OpenMedLabError as error:
+            self._fail(error)
+        self._schedule()
+
+    def _on_mask(self) -> None:
+        """Take a label of another labels layer as the active object's prompt."""
+        if self.session is None:
+            return
+        own = self.sessions.labels_of(self.session)
+        layers = [x for x in self._viewer.layers if isinstance(x, Labels) and x is not own]
+        if not layers:
+            self.say("There is no other labels layer to take a mask from; open one first.")
+            return
+        below = self.prompts.mask.mapToGlobal(self.prompts.mask.rect().bottomLeft())
+        layer = layers[0] if len(layers) == 1 else ask_layer(self, layers, below)
+        if layer is not None:
+            self.use_mask(layer)
+
+    def use_mask(self, layer: Labels) -> None:
+        """Take the selected label of a labels layer as the active object's prompt."""
+        try:
+            patch, geometry = mask_of_layer(layer)
+        except OpenMedLabError as error:
+            self._fail(error)
+            return
+        self._do("use_mask", patch, geometry)
+
+    def _on_save(self) -> None:
+        self._ask_and(
+            lambda s: files.ask_save(self, "Save session", s, store.SUFFIX, files.SESSION_FILTER),
+            lambda path, s: store.save(s, path),
+            "Session saved: {}",
+        )
+
+    def _on_save_prompts(self) -> None:
+        self._ask_and(
+            lambda s: files.ask_save(self, "Save prompts", s, ".json", files.PROMPT_FILTER),
+            files.save_prompts,
+            "Prompts saved: {}",
+        )
+
+    def _ask_and(self, ask: Any, act: Any, told: str) -> None:
+        """Ask for a path and do something with it; an error becomes a sentence."""
+        session = self.session
+        path = ask(session) if session is not None else None
+        if path is None or session is None:
+            return
+        try:
+            self.say(told.format(act(path, session)), "done")
+        except OpenMedLabError as error:
+            self._fail(error)
+
+    def _on_open(self) -> None:
+        if self.session is not None:
+            path = files.ask_open(self, "Open session", self.session, files.SESSION_FILTER)
+            if path is not None:
+                self._replace_session(path)
+
+    def _on_load_prompts(self) -> None:
+        if self.session is not None:
+            path = files.ask_open(self, "Load prompts", self.session, files.PROMPT_FILTER)
+            if path is not None:
+                self.load_prompts(path)
+
+    def load_prompts(self, path: Path) -> None:
+        """Add the objects of a prompts file and ask the engine for each of them."""
+        if self.session is None or self.controller is None:
+            return
+        try:
+            ids = files.load_prompts(path, self.session)
+        except OpenMedLabError as error:
+            self._fail(error)
+            return
+        self.controller.run_for(ids)
+
+    # -- what the user sees ----------------------------------------------------------------
+
+    def say(self, text: str, severity: str = "info") -> None:
+        """Show a sentence in the status line; errors also as napari notification."""
+        self.run.status.say(text, severity)
+        if severity == "error":
+            show_error(text)
+
+    def _fail(self, error: OpenMedLabError) -> None:
+        self.say(str(error), "error")
+
+    def _on_notice(self, text: str) -> None:
+        self.say(text, "unsure")
+
+    def _on_busy(self, busy: bool) -> None:
+        self.run.bar.setVisible(busy)
+        self.run.cancel.setEnabled(busy)
+        if busy:
+            self.run.bar.setRange(0, 0)
+            self._life.activity.begin("napari-openmedlab")
+        else:
+            self._life.activity.end()
+
+    def _on_progress(self, progress: Any) -> None:
+        self.run.bar.setRange(0, progress.total)
+        self.run.bar.setValue(progress.done)
+        self._life.activity.report(progress)
+
+    def _schedule(self, *_: Any) -> None:
+        """Refresh once the events at hand are done."""
+        self._refresher.start(0)
+
+    def _refresh(self) -> None:
+        session = self.session
+        for part in (self.engine, self.prompts, self.run.run, self.objects, self.files):
+            part.setEnabled(session is not None)
+        self.objects.table.show_session(session)
+        self._views.show(session)
+        controller = self.controller
+        if session is None or controller is None:
+            self.prompts.show_tool(None, True)
+            self.prompts.guide.setText("")
+            self.run.undo.setEnabled(False)
+            self.run.redo.setEnabled(False)
+            return
+        self._engine.show(session)
+        self._show_prompts(session, controller)
+        self.run.auto.setChecked(session.choice.auto_run)
+        self.run.undo.setEnabled(session.can_undo)
+        self.run.redo.setEnabled(session.can_redo)
+        active = session.active
+        self.objects.accept.setEnabled(active is not None and active.voxels > 0)
+        self.objects.delete.setEnabled(active is not None and not active.locked)
+        self.objects.jump.setEnabled(active is not None)
+
+    def _show_prompts(self, session: Session, controller: SegmentController) -> None:
+        state = controller.state
+        self.prompts.show_tool(state.tool, state.positive)
+        accepted = self._engine.accepted(session)
+        for tool, made in self.prompts.tools.items():
+            made.setEnabled(TOOLS[tool].kind in accepted)
+        self.prompts.mask.setEnabled("mask" in accepted)
+        active = session.active
+        prompts = PromptSet() if active is None else active.prompts
+        frame = session.volume.geometry.frame
+        corner = state.corner is not None
+        self.prompts.guide.setText(
+            guidance(state.tool, prompts, frame, state.positive, corner=corner)
+        )
+        name = "New object" if active is None else active.name
+        self.prompts.count.setText(f"{name}: {kinds_of(prompts)}")
+        self.prompts.clear.setEnabled(not prompts.is_empty)
+
+    def event(self, event: QEvent) -> bool:
+        """Stop for good when the panel is taken out of the window."""
+        if event.type() == QEvent.Type.ParentChange:
+            if self.parent() is not None:
+                self._had_parent = True
+            elif self._had_parent:
+                self._life.end(remove_layers=True)
+        return bool(super().event(event))
+
+
+def _is_image(layer: Layer) -> bool:
+    return isinstance(layer, Image)
+
+
+def _signals_of(session: Session) -> tuple[Any, ...]:
+    return (
+        session.objects_changed,
+        session.active_changed,
+        session.prompts_changed,
+        session.labels_changed,
+        session.choice_changed,
+        session.history_changed,
+    )
