@@ -82,11 +82,10 @@ class JsonFile:
 
     def numbers(self, value: object, key: str, count: int) -> tuple[float, ...]:
         """Return this many finite numbers."""
-        found = self.items(value, key)
-        good = all(_is_finite_number(v) for v in found)
-        if len(found) != count or not good:
-            raise self.wrong(key, f"{count} finite numbers", value)
-        return tuple(float(v) for v in found)
+        good = isinstance(value, list) and all(_is_finite_number(v) for v in value)
+        if not isinstance(value, list) or not good or len(value) != count:
+            raise self.wrong(key, f"a list of {count} finite numbers", value)
+        return tuple(float(v) for v in value)
 
     def point(self, value: object, key: str) -> Point:
         """Return three finite numbers."""
