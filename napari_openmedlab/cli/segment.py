@@ -137,6 +137,11 @@ def check_target(out: Path) -> None:
     """Refuse a target that can't be written before any time is spent on computing."""
     import os
 
+    from napari_openmedlab.io.labels import WRITABLE
+    from napari_openmedlab.io.suffixes import suffix_of
+
+    if suffix_of(out) not in WRITABLE:
+        raise typer.BadParameter(f"{out.name}: a mask's name ends in one of {', '.join(WRITABLE)}")
     folder = out.parent
     if not folder.is_dir():
         raise typer.BadParameter(f"the folder {folder} for {out.name} does not exist; create it")
