@@ -1,0 +1,1 @@
+"""Measured on demand, never as tests: ``python -m benchmarks NAME``."""
