@@ -138,7 +138,9 @@ def suggested_path(volume: Volume, suffix: str) -> Path:
     from napari_openmedlab.io.suffixes import safe_name
 
     path = getattr(volume.source, "path", None)
-    folder = Path.home() if path is None else Path(path).parent
+    ours = Path(__file__).resolve().parents[1]  # where the samples lie
+    inside = path is None or ours in Path(path).resolve().parents
+    folder = Path.home() if inside or path is None else Path(path).parent
     return folder / f"{safe_name(volume.name)}_mask{suffix}"
 
 

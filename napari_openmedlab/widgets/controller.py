@@ -356,9 +356,10 @@ class SegmentController(QObject):
         box = self.session.mask_of(active.id).box
         points = active.prompts.world_points()
         if not box.is_empty:
-            jump_to(self._viewer, self.image, (np.array(box.start) + box.stop) // 2)
+            jump_to(self._viewer, self.image, ((np.array(box.start) + box.stop) // 2).tolist())
         elif len(points):
-            jump_to(self._viewer, self.image, np.rint(geometry.to_index(points).mean(axis=0)))
+            middle = np.rint(geometry.to_index(points).mean(axis=0))
+            jump_to(self._viewer, self.image, middle.tolist())
         else:
             self.said.emit(f"{active.name} is still empty.", "info")
 

@@ -162,4 +162,4 @@ def _change_signal(field: QWidget) -> Any:
         return field.valueChanged
     if isinstance(field, QComboBox):
         return field.currentTextChanged
-    return field.editingFinished  # type: ignore[attr-defined]
+    return field.editingFinished

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QBrush, QColor
+from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QColorDialog,
@@ -75,7 +75,7 @@ class ObjectTable(QTableWidget):
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(_COLOUR, QHeaderView.ResizeMode.Fixed)
         header.setSectionResizeMode(_NAME, QHeaderView.ResizeMode.Stretch)
-        self.setColumnWidth(_COLOUR, 22)
+        self.setColumnWidth(_COLOUR, 26)
         row = self.fontMetrics().height() + 8
         self.verticalHeader().setDefaultSectionSize(row)
         self.setMinimumHeight(row * (_ROWS_SHOWN + 1))
@@ -118,7 +118,9 @@ class ObjectTable(QTableWidget):
             if self.item(row, column) is None:
                 self.setItem(row, column, item)
         red, green, blue = found.colour
-        self.item(row, _COLOUR).setBackground(QBrush(QColor.fromRgbF(red, green, blue)))
+        self.item(row, _COLOUR).setData(
+            Qt.ItemDataRole.DecorationRole, QColor.fromRgbF(red, green, blue)
+        )
         self.item(row, _NAME).setToolTip("\n".join((found.name, *found.notes)))
         align = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
         for column in (_VOLUME, _SCORE):
@@ -155,7 +157,7 @@ class ObjectTable(QTableWidget):
     def _on_double_click(self, row: int, column: int) -> None:
         if column != _COLOUR:
             return
-        old = self.item(row, _COLOUR).background().color()
+        old = self.item(row, _COLOUR).data(Qt.ItemDataRole.DecorationRole)
         new = QColorDialog.getColor(old, self, "Colour of the object")
         if new.isValid():
             colour = (new.redF(), new.greenF(), new.blueF())

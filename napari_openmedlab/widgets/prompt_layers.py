@@ -25,7 +25,8 @@ from napari_openmedlab.widgets.point_rows import PointRows, rows_of, rows_to_pro
 __all__ = ["PromptLayers"]
 
 _EDITS = ("added", "removed", "changed")
-_POINT_PIXELS = (9, 15)  # on screen, whatever the zoom
+_POINT_PIXELS = (0, 18)  # on screen; napari's own stand-in for "no point" must stay unseen
+_POINT_SHARE = 0.03  # of the image's longest side
 _BOX_COLOUR = "#22d3ee"
 
 
@@ -132,10 +133,9 @@ class PromptLayers:
             features=rows_of(PromptSet(), "patient").features(),
             text={
                 "string": "{label}",
-                "size": 11,
-                "color": "white",
-                "anchor": "upper_left",
-                "translation": [0] * self._image.ndim,
+                "size": 8,
+                "color": "black",
+                "anchor": "center",
             },
             border_color="black",
             border_width=0.08,
@@ -161,7 +161,7 @@ class PromptLayers:
             if len(rows.points):
                 layer.face_color = rows.colours()
                 layer.symbol = rows.symbols()
-                layer.size = 3 * min(self._volume.geometry.spacing[1:])
+                layer.size = _POINT_SHARE * max(self._volume.geometry.shape[1:])
         finally:
             self._writing = False
 

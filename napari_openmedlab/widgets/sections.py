@@ -68,8 +68,14 @@ def wrapped_label(text: str = "") -> QLabel:
     made = QLabel(text)
     made.setWordWrap(True)
     made.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-    made.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
+    made.setSizePolicy(_as_tall_as_its_text())
     return made
+
+
+def _as_tall_as_its_text() -> QSizePolicy:
+    policy = QSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+    policy.setHeightForWidth(True)
+    return policy
 
 
 class StatusLine(QLabel):
@@ -79,7 +85,7 @@ class StatusLine(QLabel):
         super().__init__()
         self.setWordWrap(True)
         self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
+        self.setSizePolicy(_as_tall_as_its_text())
         self.setToolTip("What happened last")
         self.severity = "info"
         self.say("Choose an image to begin.")
