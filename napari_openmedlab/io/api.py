@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -54,7 +55,8 @@ def read(path: str | Path, *, series: str | None = None, index: int | None = Non
         none was chosen. The text names the file and what to do.
     """
     path = Path(path)
-    return _format_of(path).read(path, series=series, index=index)
+    with _in_sentences(path):
+        return _format_of(path).read(path, series=series, index=index)
 
 
 def list_images(path: str | Path) -> tuple[ImageChoice, ...]:
@@ -66,7 +68,8 @@ def list_images(path: str | Path) -> tuple[ImageChoice, ...]:
         If there is none.
     """
     path = Path(path)
-    return _format_of(path).list_images(path)
+    with _in_sentences(path):
+        return _format_of(path).list_images(path)
 
 
 def read_labels(
@@ -164,23 +167,37 @@ def write(
 
 def _format_of(path: Path) -> _Format:
     """Return the module that reads this file, by its name and content."""
+    if not path.exists():
+        raise ReadError(f"{path} does not exist; check the name and the drive", path)
+    for name in _FORMATS:
+        module = cast("_Format", importlib.import_module(f"napari_openmedlab.io.{name}"))
+        if module.claims(path):
+            return module
+    raise ReadError(_why_not(path), path)
+
+
+@contextmanager
+def _in_sentences(path: Path) -> Iterator[None]:
+    """Turn what the system says of a file into a sentence."""
     try:
-        if not path.exists():
-            raise ReadError(f"{path} does not exist; check the name and the drive", path)
-        for name in _FORMATS:
-            module = cast("_Format", importlib.import_module(f"napari_openmedlab.io.{name}"))
-            if module.claims(path):
-                return module
-        reason = _why_not(path)
+        yield
+    except ReadError:
+        raise
     except PermissionError as error:
         raise ReadError(
             f"{path} can't be opened: no permission to read it; ask its owner or copy it", path
         ) from error
     except OSError as error:
-        if isinstance(error, ReadError):
-            raise
-        raise ReadError(f"{path} can't be opened: {error.strerror or error}", path) from error
-    raise ReadError(reason, path)
+        raise ReadError(
+            f"{path} can't be read: {error.strerror or error}; check the drive or copy the file",
+            path,
+        ) from error
+    except MemoryError as error:
+        raise ReadError(
+            f"{path} is larger than the free memory; close other programs, or convert it to "
+            "OME-Zarr, which opens piece by piece",
+            path,
+        ) from error
 
 
 def _why_not(path: Path) -> str:

@@ -349,9 +349,7 @@ def _unplaced(header: Any, shape: tuple[int, int, int], notes: tuple[str, ...]) 
 def _voxels(path: Path, header: Any, shape: tuple[int, ...], index: int) -> NDArray[Any]:
     """Return one volume as stored, shape (i, j, k), in native byte order; file read once."""
     image = _pair(path)[1]
-    dtype = header.get_data_dtype()
-    if dtype.kind not in "iuf":
-        raise ReadError(f"{path} holds {dtype.name} values; grey values are needed", path)
+    dtype = _dtype(header, path)
     count = shape[0] * shape[1] * shape[2]
     offset = _offset(header) + index * count * dtype.itemsize
     _check_length(path, image, offset + count * dtype.itemsize)
@@ -372,6 +370,20 @@ def _voxels(path: Path, header: Any, shape: tuple[int, ...], index: int) -> NDAr
         )
     native = array.astype(dtype.newbyteorder("="), copy=False)
     return native.reshape(shape[:3], order="F")
+
+
+def _dtype(header: Any, path: Path) -> np.dtype[Any]:
+    try:
+        dtype: np.dtype[Any] = header.get_data_dtype()
+    except KeyError as error:
+        raise ReadError(
+            f"the header of {path} names the unknown data type {int(header['datatype'])}; it is "
+            "damaged, copy it again",
+            path,
+        ) from error
+    if dtype.kind not in "iuf":
+        raise ReadError(f"{path} holds {dtype.name} values; grey values are needed", path)
+    return dtype
 
 
 def _check_length(path: Path, image: Path, needed: int) -> None:

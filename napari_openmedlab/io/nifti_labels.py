@@ -25,8 +25,8 @@ _GRID_FIELDS = (
     "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y",
     "qoffset_z", "srow_x", "srow_y", "srow_z",
 )  # fmt: skip
-_CLEARED = ("descrip", "aux_file", "db_name", "intent_name")
-_ZEROED = (
+_CLEARED = (
+    "descrip", "aux_file", "db_name", "intent_name",
     "cal_min", "cal_max", "intent_code", "intent_p1", "intent_p2", "intent_p3", "toffset",
     "session_error", "extents", "glmin", "glmax",
 )  # fmt: skip
@@ -86,11 +86,8 @@ def _from_source(header: Any) -> Any:
 
     kind = nib.Nifti2Header if _is_nifti2(header) else nib.Nifti1Header
     copy = kind(header.binaryblock, endianness=header.endianness, check=False)
-    for name in _CLEARED:
-        copy[name] = b""
-    for name in _ZEROED:
-        if name in copy.keys():  # noqa: SIM118 - a header is no mapping
-            copy[name] = 0
+    for name in set(_CLEARED) & set(copy.keys()):  # NIfTI-2 dropped some of NIfTI-1's fields
+        copy[name] = b"" if copy[name].dtype.kind == "S" else 0
     copy["descrip"] = b"napari-openmedlab labels"
     return copy
 
@@ -124,7 +121,7 @@ def _dims(header: Any, shape: tuple[int, ...]) -> list[int]:
     rank, *source = (int(n) for n in header["dim"])
     wanted = [*shape[::-1], 1, 1, 1, 1]
     own = [*source[:rank], *[1] * (7 - rank)]
-    return [rank, *own] if own == wanted else [3, *wanted]
+    return [rank, *own] if rank >= 2 and own == wanted else [3, *wanted]
 
 
 def _check(path: Path, stored: NDArray[Any], header: Any) -> None:
