@@ -54,6 +54,7 @@ def staging(folder: Path) -> Iterator[Path]:
         another program holds open.
     """
     temporary: Path | None = None
+    done: list[str] = []
     try:
         temporary = Path(tempfile.mkdtemp(prefix=".openmedlab-", suffix=".tmp", dir=folder))
         yield temporary
@@ -62,10 +63,12 @@ def staging(folder: Path) -> Iterator[Path]:
             _sync(path)
         for path in staged:
             os.replace(path, folder / path.name)
+            done.append(path.name)
     except WriteError:
         raise
     except OSError as error:
-        raise WriteError(_sentence(error, folder), folder) from error
+        already = f" (already in place: {', '.join(done)})" if done else ""
+        raise WriteError(_sentence(error, folder) + already, folder) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -80,7 +83,8 @@ def _sync(path: Path) -> None:
 def _sentence(error: OSError, folder: Path) -> str:
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return (
-            f"the disk is full, nothing was changed in {folder}; free some space or choose another"
+            f"the disk is full: nothing more could be written in {folder}; free some space or "
+            "choose another folder"
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return (

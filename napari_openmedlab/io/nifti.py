@@ -15,13 +15,9 @@ order.
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,16 +26,20 @@ from napari_openmedlab.errors import GeometryError, ReadError
 from napari_openmedlab.geometry import frames
 from napari_openmedlab.geometry.volume import Geometry, Unit, Volume
 from napari_openmedlab.io.choices import ImageChoice
+from napari_openmedlab.io.nifti_files import (
+    SUFFIXES,
+    first_bytes,
+    magic_of,
+    pair_of,
+    read_voxels,
+)
 from napari_openmedlab.io.source import SourceGrid
 from napari_openmedlab.io.suffixes import stem_of, suffix_of
 from napari_openmedlab.io.values import nan_note
 
 __all__ = ["claims", "list_images", "read"]
 
-_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
-_DAMAGE = (OSError, EOFError, zlib.error, ValueError)
 _COLOUR = {128: "RGB", 2304: "RGBA"}  # NIfTI datatype codes
-_DEFLATE_RATIO = 1032  # no gzip stream unpacks to more than this times its size (zlib FAQ)
 _AS_STORED = frames.Reorientation((2, 1, 0), (False, False, False))
 
 
@@ -47,7 +47,7 @@ def claims(path: Path) -> bool:
     """Return whether a file is NIfTI by its name or its first bytes."""
     if not path.is_file():
         return False
-    return suffix_of(path) in _SUFFIXES or _magic(_head(path)) is not None
+    return suffix_of(path) in SUFFIXES or magic_of(first_bytes(path)) is not None
 
 
 def list_images(path: Path) -> tuple[ImageChoice, ...]:
@@ -91,7 +91,7 @@ def read(path: Path, *, series: str | None = None, index: int | None = None) -> 
     shape, count = _shape(header, path)
     chosen = _choose(series, index, count, path)
     grid = _grid(header, shape, path)
-    array = _voxels(path, header, (*shape, count), chosen)
+    array = read_voxels(path, header, (*shape, count), chosen)
     array, value_notes = _scaled(array, header, path)
     source = SourceGrid("nifti", path, grid.geometry, grid.move, header)
     picked = () if count == 1 else (f"volume {chosen + 1} of {count} of a 4D file",)
@@ -105,69 +105,18 @@ def read(path: Path, *, series: str | None = None, index: int | None = None) -> 
     )
 
 
-# --- files ---------------------------------------------------------------------------------
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file, unpacking it if its content (not its name) says that it is gzipped."""
-    with path.open("rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        if zipped:
-            with gzip.GzipFile(fileobj=file) as unpacked:
-                yield unpacked  # type: ignore[misc]
-        else:
-            yield file
-
-
-def _head(path: Path) -> bytes:
-    try:
-        with _opened(path) as file:
-            return file.read(540)
-    except PermissionError:
-        raise
-    except _DAMAGE:
-        return b""
-
-
-def _magic(head: bytes) -> bytes | None:
-    if head[344:348] in (b"n+1\0", b"ni1\0"):
-        return head[344:348]
-    return head[4:8] if head[4:8] in (b"n+2\0", b"ni2\0") else None
-
-
-def _pair(path: Path) -> tuple[Path, Path]:
-    """Return the header and the image file (the same one, but for pairs)."""
-    suffix = suffix_of(path)
-    if suffix not in _SUFFIXES[2:]:
-        return path, path
-    found = []
-    for kind in (".hdr", ".img"):
-        names = (path.with_name(stem_of(path) + kind + zipped) for zipped in ("", ".gz"))
-        there = next((name for name in names if name.exists()), None)
-        if there is None:
-            raise ReadError(
-                f"{path} is half of a .hdr/.img pair and {stem_of(path)}{kind} is not beside "
-                "it; copy both files to one folder",
-                path,
-            )
-        found.append(there)
-    return found[0], found[1]
-
-
 def _header(path: Path) -> Any:
     """Return the checked header (``nibabel.Nifti1Header`` or ``Nifti2Header``, or of a pair)."""
     import nibabel as nib
 
-    head = _head(_pair(path)[0])
+    head = first_bytes(pair_of(path)[0])
     kinds = {
         b"n+1\0": nib.Nifti1Header,
         b"ni1\0": nib.nifti1.Nifti1PairHeader,
         b"n+2\0": nib.Nifti2Header,
         b"ni2\0": nib.nifti2.Nifti2PairHeader,
     }
-    magic = _magic(head)
+    magic = magic_of(head)
     if magic is None:
         raise ReadError(_no_nifti(path, head), path)
     kind = kinds[magic]
@@ -192,9 +141,6 @@ def _no_nifti(path: Path, head: bytes) -> str:
             "convert it to NIfTI with the program that made it"
         )
     return f"{path} is named like a NIfTI file but isn't one; check where it came from"
-
-
-# --- header --------------------------------------------------------------------------------
 
 
 def _shape(header: Any, path: Path) -> tuple[tuple[int, int, int], int]:
@@ -302,6 +248,9 @@ def _qform(header: Any) -> tuple[NDArray[np.float64] | None, int]:
     """Return qform and code; a quaternion that is none counts as no qform."""
     from nibabel.spatialimages import HeaderDataError
 
+    if header["pixdim"][0] == 0:  # the standard: 0 means 1
+        header = header.copy()
+        header["pixdim"][0] = 1
     try:
         affine, code = header.get_qform(coded=True)
     except (HeaderDataError, ValueError):
@@ -341,79 +290,6 @@ def _unplaced(header: Any, shape: tuple[int, int, int], notes: tuple[str, ...]) 
     affine = np.diag([*sizes, 1.0])
     geometry = Geometry(shape, affine, unit=unit if known else "pixel", frame="image")
     return _Grid(geometry, _AS_STORED, (*notes, *(unit_note if known else ())))
-
-
-# --- voxels --------------------------------------------------------------------------------
-
-
-def _voxels(path: Path, header: Any, shape: tuple[int, ...], index: int) -> NDArray[Any]:
-    """Return one volume as stored, shape (i, j, k), in native byte order; file read once."""
-    image = _pair(path)[1]
-    dtype = _dtype(header, path)
-    count = shape[0] * shape[1] * shape[2]
-    offset = _offset(header) + index * count * dtype.itemsize
-    _check_length(path, image, offset + count * dtype.itemsize)
-    array = np.empty(count, dtype=dtype)
-    try:
-        with _opened(image) as file:
-            file.seek(offset)
-            got = _read_into(file, array.view(np.uint8).data)
-    except _DAMAGE as error:
-        raise ReadError(
-            f"{path} is damaged or cut short ({error}); copy or download it again", path
-        ) from error
-    if got < array.nbytes:
-        raise ReadError(
-            f"{path} is cut short: {got} of {array.nbytes} bytes of the volume are there; copy "
-            "or download it again",
-            path,
-        )
-    native = array.astype(dtype.newbyteorder("="), copy=False)
-    return native.reshape(shape[:3], order="F")
-
-
-def _dtype(header: Any, path: Path) -> np.dtype[Any]:
-    try:
-        dtype: np.dtype[Any] = header.get_data_dtype()
-    except KeyError as error:
-        raise ReadError(
-            f"the header of {path} names the unknown data type {int(header['datatype'])}; it is "
-            "damaged, copy it again",
-            path,
-        ) from error
-    if dtype.kind not in "iuf":
-        raise ReadError(f"{path} holds {dtype.name} values; grey values are needed", path)
-    return dtype
-
-
-def _check_length(path: Path, image: Path, needed: int) -> None:
-    """Refuse a file that can't hold what its header promises, before memory is asked for."""
-    there = image.stat().st_size
-    with image.open("rb") as file:
-        if file.read(2) == b"\x1f\x8b":
-            there *= _DEFLATE_RATIO
-    if there < needed:
-        raise ReadError(
-            f"{path} is cut short or damaged: its header promises {needed} bytes, at most "
-            f"{there} are there; copy or download it again",
-            path,
-        )
-
-
-def _offset(header: Any) -> int:
-    offset = int(header["vox_offset"])
-    pair = bytes(header["magic"])[:3] in (b"ni1", b"ni2")
-    return offset if pair or offset > 0 else int(header.single_vox_offset)
-
-
-def _read_into(file: IO[bytes], view: memoryview) -> int:
-    got = 0
-    while got < len(view):
-        block = file.readinto(view[got : got + (1 << 22)])  # type: ignore[attr-defined]
-        if not block:
-            break
-        got += block
-    return got
 
 
 def _scaled(array: NDArray[Any], header: Any, path: Path) -> tuple[NDArray[Any], tuple[str, ...]]:

@@ -31,7 +31,7 @@ _CLEARED = (
     "session_error", "extents", "glmin", "glmax",
 )  # fmt: skip
 _UNITS = {"mm": 2, "um": 3, "pixel": 0}
-_LEVEL = 1  # gzip: on a 512x512x300 label map level 9 takes far longer for a slightly smaller file
+_LEVEL = 3  # gzip; 40 spheres in 512x512x300: 1 0.4 s 1.1 MB, 3 0.3 s 0.9 MB, 9 2.5 s 0.4 MB
 
 
 def write_labels(path: Path, stored: NDArray[Any], geometry: Geometry, header: Any = None) -> None:

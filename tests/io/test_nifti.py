@@ -5,6 +5,7 @@ import gzip
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 import napari_openmedlab as oml
 from napari_openmedlab.errors import ReadError
@@ -97,6 +98,16 @@ def test_the_qform_counts_without_an_sform(tmp_path):
     volume = oml.read(save(tmp_path / "a.nii", scan(), sform=0, qform=2))
     assert np.allclose(volume.source.geometry.to_world((0, 0, 0)), (-30, 40, 50))
     assert volume.notes == ()
+
+
+def test_a_qfac_of_zero_means_one_as_the_standard_says(tmp_path):
+    path = save(tmp_path / "a.nii", scan(), np.diag([2.0, 3, 4, 1]), sform=0)
+    before = oml.read(path).geometry
+    data = bytearray(path.read_bytes())
+    data[76:80] = bytes(4)  # pixdim[0]
+    path.write_bytes(data)
+    assert oml.read(path).geometry.same_grid(before)
+    assert oml.read(path).geometry.frame == "patient"
 
 
 def test_a_file_that_does_not_place_the_patient_claims_no_left_and_right(tmp_path):
@@ -193,6 +204,19 @@ def test_content_counts_and_not_whether_the_name_says_gz(tmp_path):
     bare.write_bytes(packed.read_bytes())
     for path in (plain, bare):
         assert np.array_equal(oml.read(path).array, oml.read(packed).array)
+
+
+def test_a_big_endian_scan_gets_a_mask_both_libraries_read(tmp_path):
+    header = nib.Nifti1Header(endianness=">")
+    image = nib.Nifti1Image(scan(), AFFINE, header)
+    nib.save(image, tmp_path / "a.nii")
+    volume = oml.read(tmp_path / "a.nii")
+    labels = np.zeros(volume.geometry.shape, int)
+    labels[1, 2, 3] = 300
+    oml.write(tmp_path / "m.nii", labels, volume)
+    (index,) = np.argwhere(np.asarray(nib.load(tmp_path / "m.nii").dataobj) == 300)
+    ((z, y, x),) = np.argwhere(sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "m.nii")) == 300)
+    assert tuple(index) == (x, y, z)
 
 
 def test_the_patient_leaves_no_trace_in_a_mask(tmp_path):

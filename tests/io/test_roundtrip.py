@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from dicom_factory import AXIAL, CORONAL, SAGITTAL, ct_slice, oblique, phantom, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import ORIENTATIONS, affines, geometries, oblique_affines, shapes
@@ -166,6 +167,46 @@ def test_an_itk_scan_is_masked_on_its_own_grid(data, geometry, suffix):
         assert np.allclose(ours.GetOrigin(), theirs.GetOrigin(), atol=1e-9)
         assert np.allclose(ours.GetSpacing(), theirs.GetSpacing(), atol=1e-9)
         assert np.allclose(ours.GetDirection(), theirs.GetDirection(), atol=1e-9)
+
+
+def place_and_value(image, point):
+    index = image.TransformPhysicalPointToIndex([float(v) for v in point])
+    return image.GetPixel(index)
+
+
+def check_dicom(folder, tmp_path, index):
+    """Compare a mask of a DICOM series with SimpleITK's own reading of that series."""
+    volume = oml.read(folder)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    theirs = reader.Execute()
+    place = volume.geometry.to_world(index)
+    assert place_and_value(theirs, place) == volume.array[index]
+    for suffix in ("nii.gz", "nrrd", "mha"):
+        mask = tmp_path / f"mask.{suffix}"
+        oml.write(mask, marked(volume, index), volume)
+        ours = sitk.ReadImage(str(mask))
+        assert place_and_value(ours, place) == 7
+        assert np.allclose(place_by_sitk(mask, 7), place, atol=TOLERANCE_MM)
+        assert sorted(ours.GetSize()) == sorted(theirs.GetSize())
+    assert np.allclose(place_by_nibabel(tmp_path / "mask.nii.gz", 7), place, atol=TOLERANCE_MM)
+
+
+@pytest.mark.parametrize("orientation", [AXIAL, SAGITTAL, CORONAL, oblique(20.0)])
+def test_a_dicom_series_is_masked_where_another_library_sees_it(tmp_path, orientation):
+    folder = tmp_path / "series"
+    voxels = phantom((5, 6, 7))
+    across = np.cross(orientation[:3], orientation[3:])
+    for n, plane in enumerate(voxels):
+        position = np.array([-30.0, 20.0, 100.0]) + 3.0 * n * across
+        save(ct_slice(plane, position, orientation), folder / f"{9 - n}.dcm")
+    shape = oml.read(folder).geometry.shape
+    check_dicom(folder, tmp_path, tuple(n // 3 for n in shape))
+
+
+@pytest.mark.data
+def test_a_real_compressed_dicom_series_is_masked_in_place(real_data, tmp_path):
+    check_dicom(real_data / "ct_dicom_jpeg2000", tmp_path, (3, 200, 260))
 
 
 @pytest.mark.data
