@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from napari_openmedlab.errors import OpenMedLabError, ReadError, WriteError
+from napari_openmedlab.errors import ReadError, WriteError
 from napari_openmedlab.session.fingerprint import Fingerprint, fingerprint_of
 from napari_openmedlab.session.session import Session
 from napari_openmedlab.session.snapshot import Snapshot
@@ -224,8 +224,9 @@ class Autosave:
                     self._fingerprint = fingerprint_of(snapshot.volume)
                 write_snapshot(snapshot, self._path, self._fingerprint)
                 self._failed = False
-            except (OpenMedLabError, OSError) as error:
-                if not self._failed:
+            except Exception as error:
+                logger.debug("autosave failed", exc_info=True)
+                if not self._failed:  # a defect too: work that is not saved must be known of
                     self._say(f"autosave failed: {error}")
                 self._failed = True
 

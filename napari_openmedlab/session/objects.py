@@ -21,6 +21,7 @@ __all__ = [
     "SegmentObject",
     "SessionState",
     "distinct_colour",
+    "plain_values",
 ]
 
 Colour = tuple[float, float, float]
@@ -180,6 +181,23 @@ class SessionState:
             if candidate not in used:
                 return candidate
         raise SessionError(f"a session holds at most {LARGEST_ID} objects")
+
+
+def plain_values(value: Any) -> Any:
+    """Return what an engine said of itself in values that JSON holds, so it can be saved.
+
+    NumPy numbers and arrays become Python's, numbers that are not finite become ``None``, and
+    what JSON has no word for becomes its text.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain_values(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain_values(each) for each in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 def distinct_colour(object_id: int) -> Colour:

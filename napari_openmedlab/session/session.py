@@ -32,6 +32,7 @@ from napari_openmedlab.session.objects import (
     OverlapRule,
     SegmentObject,
     SessionState,
+    plain_values,
 )
 from napari_openmedlab.session.prompt_checks import check_prompts, describe_change, extends
 
@@ -276,7 +277,7 @@ class Session(Ledger):
             obstacles=request.obstacles is not None,
             overlap=self._overlap.value,
             repeatable=same_obstacles,
-            provenance=MappingProxyType(dict(prediction.provenance)),
+            provenance=MappingProxyType(plain_values(prediction.provenance)),
         )
 
     def _commit_answer(

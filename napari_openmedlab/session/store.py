@@ -124,18 +124,11 @@ def write_snapshot(snapshot: Snapshot, path: Path, fingerprint: Fingerprint | No
     }
     buffer = BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        text = json.dumps(content, allow_nan=False, separators=(",", ":"), default=_plain)
+        text = json.dumps(content, allow_nan=False, separators=(",", ":"))
         archive.writestr("session.json", text, zipfile.ZIP_DEFLATED, 1)
         archive.writestr("data.bin", encoder.data, zipfile.ZIP_STORED)
     _replace_file(path, buffer.getbuffer())
     return path
-
-
-def _plain(value: object) -> Any:
-    """Turn NumPy numbers an engine left in its provenance into Python's."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return str(value)
 
 
 def _replace_file(path: Path, content: Any) -> None:

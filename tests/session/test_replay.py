@@ -122,3 +122,45 @@ def test_replay_releases_the_engine(worked, tmp_path, flood):
     path = save(worked, tmp_path / "case")
     replay(path, volume=worked.volume)
     assert flood.loaded == flood.unloaded
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_the_image_is_found_again_beside_the_session(flood, at, tmp_path, images):
+    """The third volume of a 4D file is recognised by its content."""
+    import nibabel
+
+    from napari_openmedlab.io.api import list_images, read
+    from napari_openmedlab.session.session import Session
+
+    data = np.random.default_rng(0).integers(0, 50, (16, 14, 12, images)).astype(np.int16)
+    data[4:9, 4:9, 4:9] = 400
+    image = nibabel.Nifti1Image(data if images > 1 else data[..., 0], np.diag([-1, 2, 3, 1.0]))
+    nibabel.save(image, tmp_path / "ct.nii.gz")
+    choices = list_images(tmp_path / "ct.nii.gz")
+    assert len(choices) == images
+    picked = choices[-1].key if images > 1 else None
+    session = Session(read(tmp_path / "ct.nii.gz", series=picked))
+    session.choice = EngineChoice("flood")
+    session.add_object("cube")
+    click(session, session.volume.geometry.to_world(np.argwhere(session.volume.array == 400)[0]))
+    assert session.active.voxels == 125
+    path = save(session, tmp_path / "sub" / "s")
+    again = replay(path, tmp_path / "mask.nii.gz")
+    np.testing.assert_array_equal(again.labels, session.labels)
+    mask = nibabel.load(tmp_path / "mask.nii.gz")
+    np.testing.assert_array_equal(np.asarray(mask.dataobj), data[..., -1] == 400)
+    np.testing.assert_array_equal(mask.affine, image.affine)
+
+
+def test_an_image_that_has_moved_away_is_named(flood, tmp_path):
+    import nibabel
+
+    from napari_openmedlab.io.api import read
+    from napari_openmedlab.session.session import Session
+
+    where = tmp_path / "ct.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.eye(4)), where)
+    path = save(Session(read(where)), tmp_path / "s")
+    where.unlink()
+    with pytest.raises(ReadError, match=r"no longer at .*ct\.nii\.gz; give its new place"):
+        replay(path)

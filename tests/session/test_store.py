@@ -238,3 +238,27 @@ def test_a_thousand_steps_of_many_objects_stay_small(session, tmp_path):
     path = save(session, tmp_path / "many")
     assert path.stat().st_size < 1_000_000
     assert load(path, session.volume).state == session.state
+
+
+def test_whatever_an_engine_says_of_itself_can_be_saved(session, tmp_path):
+    from napari_openmedlab.models.contract import Prediction
+
+    said = {
+        "threshold": np.float32(0.5),
+        "quality": float("nan"),
+        "sizes": (1, np.int64(2)),
+        "device": Path("cpu"),
+        3: {"deep": np.array([1.0, np.inf])},
+    }
+    session.add_object()
+    answer = Prediction(Box((0, 0, 0), (1, 1, 1)), np.ones((1, 1, 1), bool), provenance=said)
+    session.apply(answer, session.request())
+    again = load(save(session, tmp_path / "s"), session.volume)
+    assert again.state == session.state
+    assert dict(again.active.provenance) == {
+        "threshold": 0.5,
+        "quality": None,
+        "sizes": [1, 2],
+        "device": "cpu",
+        "3": {"deep": [1.0, None]},
+    }
