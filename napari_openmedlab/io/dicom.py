@@ -156,8 +156,8 @@ def _some(stacks: tuple[Stack, ...], found: Scan, path: Path) -> tuple[Stack, ..
         return stacks
     if found.damaged:
         raise ReadError(
-            f"{_names(found.damaged)} in {path} can't be read as DICOM: damaged or cut short; "
-            "export or copy the series again",
+            f"{_names(found.damaged)} in {path} can't be read as DICOM: damaged or cut short, "
+            "or no permission; export or copy the series again",
             path,
         )
     if found.left_out:
@@ -175,8 +175,9 @@ def _refuse_damaged(found: Scan, stack: Stack) -> None:
     damaged = [p for p in found.damaged if p.parent in folders]
     if damaged:
         raise ReadError(
-            f"{_names(damaged)} beside the slices of '{stack.title}' is damaged or cut short and "
-            "may be one of them; export or copy the series again, or move the file away",
+            f"{_names(damaged)} beside the slices of '{stack.title}' can't be read "
+            "(damaged or cut short, or no permission) and may be one of them; export or copy the "
+            "series again, or move the file away",
             damaged[0],
         )
 

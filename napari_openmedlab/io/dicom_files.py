@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,11 @@ __all__ = ["PARSE_ERRORS", "Scan", "Slice", "find_dicom", "is_dicom_file", "scan
 
 logger = logging.getLogger(__name__)
 
-PARSE_ERRORS = (ValueError, TypeError, KeyError, AttributeError, EOFError, OSError, IndexError)
-"""What pydicom raises on damaged files, beside its own ``InvalidDicomError``."""
+PARSE_ERRORS = (
+    ValueError, TypeError, LookupError, AttributeError, EOFError, OSError, ArithmeticError,
+    RuntimeError, struct.error, MemoryError, AssertionError,
+)  # fmt: skip
+"""What pydicom raises on damaged files (found by fuzzing), beside its own errors."""
 
 _SUFFIXES = (".dcm", ".ima", ".dicom", ".dic")
 _TAGS = """
@@ -112,6 +116,9 @@ def is_dicom_file(path: Path) -> bool:
     try:
         with path.open("rb") as stream:
             head = stream.read(132)
+    except PermissionError:
+        # It may be a slice: passing over it would leave a hole, so scan() is to report it.
+        return path.suffix.lower() in ("", *_SUFFIXES)
     except OSError:
         return False
     if head[128:132] == b"DICM":
@@ -141,6 +148,8 @@ def scan(files: Iterator[tuple[Path, bool]]) -> Scan:
     An empty file with a DICOM suffix or none counts as damaged: it is what an interrupted copy
     leaves behind, and passing over it would hide a missing slice.
     """
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
     slices: list[Slice] = []
     left_out: list[tuple[Path, str]] = []
     damaged: list[Path] = []
@@ -149,20 +158,17 @@ def scan(files: Iterator[tuple[Path, bool]]) -> Scan:
             if path.suffix.lower() in ("", *_SUFFIXES) and _is_empty(path):
                 damaged.append(path)
             continue
-        header = _header(path)
-        if header is None:
-            damaged.append(path)
-            continue
-        reason = _why_not(header)
-        if reason is not None:
-            if reason:
-                left_out.append((path, reason))
-            continue
         try:
-            slices.extend(_slices(header, path))
-        except PARSE_ERRORS as error:
-            logger.debug("unusable header in %s: %s", path, error)
+            found = _look(path)
+        except (*PARSE_ERRORS, BytesLengthException, InvalidDicomError) as error:
+            logger.debug("unusable header in %s: %s", path, type(error).__name__)
+            found = None
+        if found is None:
             damaged.append(path)
+        elif isinstance(found, str):
+            left_out += [(path, found)] if found else []
+        else:
+            slices.extend(found)
     return Scan(tuple(slices), tuple(left_out), tuple(damaged))
 
 
@@ -173,27 +179,23 @@ def _is_empty(path: Path) -> bool:
         return False
 
 
-def _header(path: Path) -> Any | None:
-    """Read the tags we use; ``None`` if the file ends or breaks before the pixel data."""
+def _look(path: Path) -> list[Slice] | str | None:
+    """Return a file's slices, why it is left out, or ``None`` if its header is cut short."""
     from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
 
-    try:
-        with path.open("rb") as stream:
-            header = dcmread(
-                stream, stop_before_pixels=True, force=True, specific_tags=_TAGS.split()
-            )
-            ended = not stream.read(1)
-        complete = "SOPClassUID" in header or "SeriesInstanceUID" in header
-    except (*PARSE_ERRORS, InvalidDicomError, NotImplementedError, RecursionError) as error:
-        logger.debug("%s is not readable as DICOM: %s", path, error)
-        return None
+    with path.open("rb") as stream:
+        header = dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_TAGS.split())
+        ended = not stream.read(1)
     meta = getattr(header, "file_meta", {})
-    if not complete and "MediaStorageSOPClassUID" not in meta:
+    named = "SOPClassUID" in header or "SeriesInstanceUID" in header
+    if not named and "MediaStorageSOPClassUID" not in meta:
         return None
     # A deflated file is read to its end before it is parsed.
     deflated = str(meta.get("TransferSyntaxUID", "")) == "1.2.840.10008.1.2.1.99"
-    return None if _is_image(header) and ended and not deflated else header
+    if _is_image(header) and ended and not deflated:
+        return None
+    reason = _why_not(header)
+    return _slices(header, path) if reason is None else reason
 
 
 def _is_image(header: Any) -> bool:
@@ -263,7 +265,12 @@ class _Groups:
 
     def number(self, keyword: str, sequence: str = "") -> float | None:
         value = self.get(keyword, sequence)
-        return None if value is None else float(value)
+        if value is None:
+            return None
+        number = float(value)
+        if not math.isfinite(number):
+            raise ValueError(f"{keyword} is {number}")
+        return number
 
 
 def _slice(groups: _Groups, path: Path, frame: int | None) -> Slice:
@@ -275,6 +282,9 @@ def _slice(groups: _Groups, path: Path, frame: int | None) -> Slice:
         spacing = None
     number = str(header.get("SeriesNumber", "") or "")
     words = _safe_description(header)
+    rows, columns, bits = int(header.Rows), int(header.Columns), int(header.get("BitsStored", 16))
+    if min(rows, columns, bits) < 1 or bits > 64:
+        raise ValueError(f"{rows} rows, {columns} columns, {bits} bits")
     placed = position is not None and orientation is not None and spacing is not None
     return Slice(
         path=path,
@@ -289,9 +299,9 @@ def _slice(groups: _Groups, path: Path, frame: int | None) -> Slice:
         description=words,
         series_number=number,
         instance=int(header.get("InstanceNumber", 0) or 0) if frame is None else frame,
-        rows=int(header.Rows),
-        columns=int(header.Columns),
-        bits=int(header.get("BitsStored", 16) or 16),
+        rows=rows,
+        columns=columns,
+        bits=bits,
         signed=bool(header.get("PixelRepresentation", 0)),
         photometric=str(header.get("PhotometricInterpretation", "")),
         position=(position[0], position[1], position[2]) if placed and position else None,

@@ -171,7 +171,11 @@ def _decode(
     by_file = sorted(members, key=lambda m: (str(m[1].path), m[1].frame or 0))
     for path, group in groupby(by_file, key=lambda m: m[1].path):
         frames = list(group)
-        for (index, plane), stored in zip(frames, _pixels(path, frames), strict=True):
+        decoded = _pixels(path, frames)
+        for index, plane in frames:
+            stored = next(decoded, None)
+            if stored is None:
+                raise _damaged(path, "it holds fewer frames than it states")
             if stored.shape != (plane.rows, plane.columns):
                 raise _damaged(path, f"its pixels have shape {stored.shape}")
             yield index, plane, stored
@@ -180,7 +184,7 @@ def _decode(
 def _pixels(path: Path, members: Sequence[tuple[int, Slice]]) -> Iterator[NDArray[Any]]:
     """Yield the stored values of these frames of a file."""
     from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
+    from pydicom.errors import BytesLengthException, InvalidDicomError
     from pydicom.pixels import iter_pixels
 
     try:
@@ -190,7 +194,7 @@ def _pixels(path: Path, members: Sequence[tuple[int, Slice]]) -> Iterator[NDArra
             dataset.file_meta.TransferSyntaxUID = _encoding(dataset)
         indices = None if members[0][1].frame is None else [s.frame or 0 for _, s in members]
         yield from iter_pixels(dataset, indices=indices)
-    except (*PARSE_ERRORS, InvalidDicomError, RuntimeError, MemoryError) as error:
+    except (*PARSE_ERRORS, BytesLengthException, InvalidDicomError) as error:
         raise _undecodable(path, error) from error
 
 
@@ -207,7 +211,7 @@ def _encoding(dataset: Any) -> str:
 def _undecodable(path: Path, error: BaseException) -> ReadError:
     """Say whether a decoder is missing or the file is damaged."""
     from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
+    from pydicom.errors import BytesLengthException, InvalidDicomError
     from pydicom.pixels import get_decoder
 
     try:
@@ -217,7 +221,7 @@ def _undecodable(path: Path, error: BaseException) -> ReadError:
         missing = "" if decoder.is_available else "; ".join(decoder.missing_dependencies)
     except NotImplementedError:
         missing = "none exists"
-    except (*PARSE_ERRORS, InvalidDicomError):
+    except (*PARSE_ERRORS, BytesLengthException, InvalidDicomError):
         missing = ""
     if missing:
         return ReadError(

@@ -30,6 +30,7 @@ from napari_openmedlab.geometry.volume import Volume
 from napari_openmedlab.io.choices import ImageChoice
 from napari_openmedlab.io.ome_zarr_levels import (
     BROKEN,
+    SPACE,
     Level,
     StoredImage,
     array_of,
@@ -111,7 +112,7 @@ def _choices(images: list[StoredImage]) -> list[_Choice]:
     """Return each image once for every channel, time point or other axis."""
     found: list[_Choice] = []
     for image in images:
-        others = [a for a in image.axes if a not in "zyx"]
+        others = [a for a in image.axes if a not in SPACE]
         extent = dict(zip(image.axes, image.shape, strict=True))
         for numbers in product(*(range(extent[a]) for a in others)):
             pick = dict(zip(others, numbers, strict=True))
@@ -242,7 +243,7 @@ def _axes(
         stated = list("tczyx")
     entries = [{"name": a} if isinstance(a, str) else dict(a) for a in stated or ()]
     names = tuple(str(a.get("name", "")) for a in entries)
-    spatial = [n for n in names if n in ("z", "y", "x")]
+    spatial = [n for n in names if n in SPACE]
     if len(names) != ndim or len(set(names)) != ndim or not {"y", "x"} <= set(names):
         raise ReadError(
             f"{path}: its metadata name the axes {list(names)}, the array has {ndim} axes; "

@@ -14,10 +14,15 @@ from napari_openmedlab.errors import ReadError
 from napari_openmedlab.geometry.volume import Geometry, Unit
 from napari_openmedlab.io.tiff_scale import LENGTH_UM
 
-__all__ = ["BROKEN", "Level", "StoredImage", "array_of", "levels_of", "reason"]
+__all__ = ["BROKEN", "SPACE", "Level", "StoredImage", "array_of", "levels_of", "reason"]
 
-BROKEN = (ValueError, KeyError, TypeError, AttributeError, OSError, IndexError, RuntimeError)
-"""What zarr raises on broken stores."""
+BROKEN = (
+    ValueError, LookupError, TypeError, AttributeError, OSError, RuntimeError, SystemError,
+    ImportError, ArithmeticError, MemoryError,
+)  # fmt: skip
+"""What zarr and its codecs raise on broken stores (found by fuzzing)."""
+
+SPACE = ("z", "y", "x")
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +95,7 @@ def levels_of(
         array = _zyx(stored, image.axes, pick, path)
         scale, shift = _transform(image, dataset, path)
         spacing, origin = (
-            {a: values.get(a, default) * factors.get(a, 1.0) for a in "zyx"}
+            {a: values.get(a, default) * factors.get(a, 1.0) for a in SPACE}
             for values, default in ((scale, scale.get("y", 1.0)), (shift, 0.0))
         )
         affine = np.zeros((4, 4))
@@ -102,7 +107,7 @@ def levels_of(
 
 def _unit(image: StoredImage) -> tuple[Unit, dict[str, float], tuple[str, ...]]:
     """Return the volume's unit, the factor to it for each axis, and notes."""
-    spatial = [a for a in "zyx" if a in image.axes]
+    spatial = [a for a in SPACE if a in image.axes]
     factors = {a: LENGTH_UM.get(image.units[a]) for a in spatial}
     scaled = any(
         step.get("type") == "scale" for step in _steps(image, image.multiscale["datasets"][0])
@@ -142,7 +147,7 @@ def _transform(
             scale, shift = scale * vector, shift * vector
         else:
             shift = shift + vector
-    spatial = [scale[i] for i, a in enumerate(image.axes) if a in "zyx"]
+    spatial = [scale[i] for i, a in enumerate(image.axes) if a in SPACE]
     if min(spatial) <= 0:
         raise ReadError(f"{path}: a voxel size of {min(spatial):g} makes no sense", path)
     return dict(zip(image.axes, scale, strict=True)), dict(zip(image.axes, shift, strict=True))
@@ -164,7 +169,7 @@ def _zyx(stored: Any, axes: tuple[str, ...], pick: Mapping[str, int], path: Path
     array = da.from_array(_Guarded(stored, path), chunks=chunks, name=False, asarray=False)
     array = array[tuple(pick.get(a, slice(None)) for a in axes)]
     kept = [a for a in axes if a not in pick]
-    array = array.transpose([kept.index(a) for a in "zyx" if a in kept])
+    array = array.transpose([kept.index(a) for a in SPACE if a in kept])
     return array if "z" in kept else array[None]
 
 

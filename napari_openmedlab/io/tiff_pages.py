@@ -31,10 +31,10 @@ LAZY_BYTES = 512 * 1024**2
 """Images of this size or more stay on disk until they are looked at."""
 
 READ_ERRORS = (
-    ValueError, KeyError, IndexError, TypeError, OSError, struct.error, zlib.error, RuntimeError,
-    ImportError,
+    ValueError, LookupError, TypeError, AttributeError, OSError, struct.error, zlib.error,
+    RuntimeError, ImportError, AssertionError, ArithmeticError, MemoryError,
 )  # fmt: skip
-"""What tifffile raises on damaged files (its own error is a ``ValueError``)."""
+"""What tifffile raises on damaged files (found by fuzzing; its own is a ``ValueError``)."""
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pydicom
 import pytest
-from dicom_factory import AXIAL, ct_slice, oblique, phantom, save, write_series
+from damage import refusals
+from dicom_factory import AXIAL, ct_slice, oblique, phantom, save, write_enhanced, write_series
 from pydicom.uid import JPEG2000Lossless
 
 from napari_openmedlab.errors import ReadError
@@ -149,6 +152,20 @@ def test_slice_cut_within_its_header_is_named(tmp_path, size):
         dicom.read(tmp_path)
 
 
+def test_slice_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    paths = write_series(tmp_path, phantom())
+    opened = Path.open
+
+    def guarded(self, *args, **kwargs):
+        if self == paths[2]:
+            raise PermissionError(13, "no permission", str(self))
+        return opened(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", guarded)
+    with pytest.raises(ReadError, match=rf"{paths[2].name} .*no permission"):
+        dicom.read(tmp_path)
+
+
 def test_scrambled_pixel_data_is_named(tmp_path):
     paths = write_series(tmp_path, phantom((4, 64, 64)), syntax=JPEG2000Lossless)
     data = bytearray(paths[2].read_bytes())
@@ -200,3 +217,14 @@ def test_broken_orientation_is_refused(tmp_path):
     write_series(tmp_path, phantom(), ImageOrientationPatient=[1, 0, 0, 1, 0, 0])
     with pytest.raises(ReadError, match="not two perpendicular directions"):
         dicom.read(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["plain", "jpeg2000", "enhanced"])
+@pytest.mark.filterwarnings("ignore")
+def test_random_damage_is_a_sentence_or_harmless(tmp_path, kind):
+    if kind == "enhanced":
+        files = [write_enhanced(tmp_path / "m", phantom((3, 8, 10)), [(0, 0, z) for z in range(3)])]
+    else:
+        syntax = JPEG2000Lossless if kind == "jpeg2000" else None
+        files = write_series(tmp_path, phantom((3, 64, 64)), syntax=syntax)
+    assert refusals(files, lambda: dicom.read(tmp_path), 120) > 20

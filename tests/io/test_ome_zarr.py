@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import zarr
+from damage import refusals
 from ome_zarr.format import FormatV04, FormatV05
 from ome_zarr.writer import write_image
 
@@ -225,3 +226,10 @@ def test_folder_that_is_no_store_says_so(tmp_path):
         ome_zarr.read(tmp_path / "e.zarr")
     with pytest.raises(ReadError, match="does not exist"):
         ome_zarr.read(tmp_path / "nowhere.zarr")
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_random_damage_is_a_sentence_or_harmless(tmp_path, version):
+    path = write(tmp_path / "a.zarr", CUBE, version=version)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    assert refusals(files, lambda: ome_zarr.read(path), 60) > 10

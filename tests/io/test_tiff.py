@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tifffile
+from damage import refusals
 
 from napari_openmedlab.errors import ReadError
 from napari_openmedlab.io import tiff, tiff_pages
@@ -246,6 +247,13 @@ def test_unsupported_compression_says_what_to_install(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ReadError, match="pip install imagecodecs"):
         tiff.read(path)
+
+
+@pytest.mark.parametrize("how", [{}, {"compression": "zlib"}, {"imagej": True}, {"ome": True}])
+def test_random_damage_is_a_sentence_or_harmless(tmp_path, how):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, CUBE, **how)
+    assert refusals([path], lambda: tiff.read(path), 120) > 20
 
 
 @pytest.mark.data
