@@ -49,10 +49,17 @@ def info(
             table.add_row(choice.key, choice.title, shape, choice.detail)
         console.print(table)
         return
-    console.print(_facts(read(path, series=series, index=index)))
+    console.print(_listing({**_facts(read(path, series=series, index=index)), **_names(path)}))
 
 
-def _facts(volume: Volume) -> Table:
+def _names(path: Path) -> dict[str, str]:
+    """Return the objects of a mask, as far as a sidecar of ours names them."""
+    from napari_openmedlab.io.sidecar import read_objects
+
+    return {f"object {value}": info.name for value, info in read_objects(path).items()}
+
+
+def _facts(volume: Volume) -> dict[str, str]:
     grid = volume.geometry
     rows = {
         "name": volume.name,
@@ -64,7 +71,7 @@ def _facts(volume: Volume) -> Table:
     }
     for number, note in enumerate(volume.notes, start=1):
         rows[f"note {number}"] = note
-    return _listing(rows)
+    return rows
 
 
 def _is_plain(value: object) -> bool:

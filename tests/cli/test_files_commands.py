@@ -29,6 +29,13 @@ def test_info_lists_the_volumes_of_a_4d_file_and_shows_the_one_asked_for(case, o
     assert refused.code == 2
 
 
+def test_info_of_a_mask_names_its_objects(segmented, openmedlab):
+    case, _ = segmented
+    done = openmedlab("info", case.folder / "mask.nii.gz")
+    assert "liver" in done.out
+    assert "spleen" in done.out
+
+
 def test_info_of_a_session_lists_its_objects(segmented, openmedlab):
     case, _ = segmented
     done = openmedlab("info", case.folder / "work.omlsession")
