@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 SUFFIX = ".autosave.omlsession"
 _OTHER_HOST_HOURS = 24.0
 _SAME_START_SECONDS = 2.0
+_RETRY_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,8 @@ class Autosave:
         """Write what is not written yet, now, in this thread."""
         with self._changed:
             snapshot, self._pending = self._pending, None
-        if snapshot is not None:
-            self._write(snapshot)
+        if snapshot is not None and not self._write(snapshot):
+            self._put_back(snapshot)
 
     def stop(self) -> None:
         """Write what is left and end the thread; the file stays and will be offered."""
@@ -198,10 +200,19 @@ class Autosave:
             if snapshot is None:
                 continue
             began = time.monotonic()
-            self._write(snapshot)
+            written = self._write(snapshot)
+            if not written:
+                self._put_back(snapshot)
             del snapshot
+            rest = 3 * (time.monotonic() - began) if written else _RETRY_SECONDS
             with self._changed:
-                self._changed.wait_for(lambda: self._stopped, 3 * (time.monotonic() - began))
+                self._changed.wait_for(lambda: self._stopped, rest)
+
+    def _put_back(self, snapshot: Snapshot) -> None:
+        """Keep what could not be written for the next try, unless there is something newer."""
+        with self._changed:
+            if self._pending is None:
+                self._pending = snapshot
 
     def _wait_for_quiet(self) -> bool:
         """Wait until changes have come and then stopped for a while; ``False`` at the end."""
@@ -215,20 +226,22 @@ class Autosave:
                     break
             return not self._stopped
 
-    def _write(self, snapshot: Snapshot) -> None:
+    def _write(self, snapshot: Snapshot) -> bool:
         if self._path is None:
-            return
+            return False
         with self._writing:
             try:
                 if self._fingerprint is None:
                     self._fingerprint = fingerprint_of(snapshot.volume)
                 write_snapshot(snapshot, self._path, self._fingerprint)
-                self._failed = False
             except Exception as error:
                 logger.debug("autosave failed", exc_info=True)
                 if not self._failed:  # a defect too: work that is not saved must be known of
-                    self._say(f"autosave failed: {error}")
+                    self._say(f"autosave failed and will be tried again: {error}")
                 self._failed = True
+                return False
+            self._failed = False
+            return True
 
     def _say(self, sentence: str) -> None:
         logger.warning(sentence)
@@ -247,6 +260,7 @@ def find_recoverable(*folders: Path) -> list[Recoverable]:
     """
     found = []
     for folder in dict.fromkeys(folders or (default_folder(),)):
+        _sweep(Path(folder))
         for path in sorted(Path(folder).glob(f"*{SUFFIX}")):
             if _is_alive(path):
                 continue
@@ -257,6 +271,15 @@ def find_recoverable(*folders: Path) -> list[Recoverable]:
                 continue
             found.append(Recoverable(path, image.saved, image.name, image.path, image.objects))
     return sorted(found, key=lambda entry: entry.saved, reverse=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove locks of gone processes that never wrote anything."""
+    for lock in folder.glob(f"*{SUFFIX}.lock"):
+        path = lock.with_name(lock.name.removesuffix(".lock"))
+        if not path.exists() and not _is_alive(path):
+            with suppress(OSError):
+                lock.unlink()
 
 
 def discard(path: Path) -> None:
@@ -293,7 +316,8 @@ def _is_alive(path: Path) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         return False
     if host != socket.gethostname():
-        return time.time() - os.path.getmtime(path) < _OTHER_HOST_HOURS * 3600
+        newest = path if path.exists() else _lock_of(path)
+        return time.time() - os.path.getmtime(newest) < _OTHER_HOST_HOURS * 3600
     try:
         return bool(abs(psutil.Process(pid).create_time() - began) < _SAME_START_SECONDS)
     except psutil.NoSuchProcess:

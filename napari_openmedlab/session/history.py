@@ -188,6 +188,9 @@ class Step:
             return size
         known = {id(s) for s in old.prompts.scribbles} if old else set()
         size += sum(s.points.nbytes for s in new.prompts.scribbles if id(s) not in known)
+        mask = new.prompts.mask
+        if mask is not None and (old is None or old.prompts.mask is not mask):
+            size += mask.patch.mask.nbytes
         size += 100 * (len(new.prompts.clicks) + len(new.prompts.extreme_points))
         return size
 

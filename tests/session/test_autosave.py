@@ -142,6 +142,39 @@ def test_a_full_disk_is_said_once_and_work_goes_on(session, tmp_path, monkeypatc
     saver.stop()
 
 
+def test_a_write_that_failed_is_tried_again_without_a_further_change(
+    session, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.05)
+    real, calls = module.write_snapshot, []
+
+    def held_open(*args):
+        calls.append(args)
+        if len(calls) < 3:
+            raise PermissionError(13, "another program holds the file")
+        return real(*args)
+
+    monkeypatch.setattr(module, "write_snapshot", held_open)
+    saver = Autosave(session, tmp_path, delay=0.02)
+    path = saver.start()
+    session.add_object("kept")
+    until(path.exists)
+    assert load(path, session.volume).active.name == "kept"
+    saver.discard()
+
+
+def test_locks_of_the_dead_that_wrote_nothing_are_swept(session, tmp_path):
+    saver = Autosave(session, tmp_path)
+    saver.start()
+    _leave(saver)
+    other = Autosave(session, tmp_path)
+    kept = other.start()
+    assert find_recoverable(tmp_path) == []
+    assert [p.name for p in tmp_path.iterdir()] == [kept.name + ".lock"]
+    saver.discard()
+    other.discard()
+
+
 def test_damaged_autosaves_are_passed_over(session, tmp_path):
     (tmp_path / "x.autosave.omlsession").write_bytes(b"PK nonsense")
     assert find_recoverable(tmp_path) == []

@@ -142,7 +142,7 @@ def test_cancel_acts_at_the_next_step_and_reports_nothing(runner, log, volume, a
     began = time.monotonic()
     runner.cancel()
     log.wait(runner)
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 2.0  # of 20 s
     assert log.results == log.errors == []
     assert not runner.is_current(generation)
 
@@ -233,10 +233,10 @@ def test_closing_in_the_middle_is_quick_and_quiet(flood, log, volume, ask):
         time.sleep(0.005)
     began = time.monotonic()
     runner.close()
-    assert time.monotonic() - began < 0.2
+    assert time.monotonic() - began < 1.0  # of 50 s
     seen = len(log.progress)
     assert runner.close(WAIT)
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 5.0
     assert (len(log.progress), log.results, log.errors) == (seen, [], [])
     assert flood.unloaded == flood.loaded == 1
     with pytest.raises(SessionError, match="worker was closed"):
