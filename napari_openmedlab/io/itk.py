@@ -109,14 +109,16 @@ def read(path: Path, *, series: str | None = None, index: int | None = None) -> 
     count = _count(facts, path)
     chosen = _choose(series, index, count, path)
     array = _voxels(path, facts, chosen)
-    unit, frame = ("mm", "patient") if facts.has_patient else ("pixel", "image")
     notes: tuple[str, ...] = ()
     if not facts.has_patient:
-        notes = ("the file does not say how the patient lies: left and right are not known",)
-        if facts.header.spacing != (1.0, 1.0, 1.0):
-            unit = "mm"
+        notes = (
+            "the file does not say how the patient lies: left and right are not known, voxel "
+            "sizes are taken as mm",
+        )
     try:
-        geometry = Geometry(array.shape, facts.header.affine, unit=unit, frame=frame)  # type: ignore[arg-type]
+        geometry = Geometry(
+            array.shape, facts.header.affine, frame="patient" if facts.has_patient else "image"
+        )
     except GeometryError as error:
         raise ReadError(f"the position in {path} makes no sense: {error}", path) from error
     move = display_reorientation(geometry.affine) if facts.has_patient else _AS_STORED
@@ -251,10 +253,16 @@ def write_labels(
     Raises
     ------
     WriteError
-        If ITK refuses, or the file reads back different.
+        If the grid isn't in mm, ITK refuses, or the file reads back different.
     """
     import SimpleITK as sitk
 
+    if geometry.unit != "mm":
+        raise WriteError(
+            f"{path.name}: this format holds millimetres only and the image is in "
+            f"{geometry.unit}; write .nii.gz or .tif",
+            path,
+        )
     header = header or _header_of(geometry)
     image = sitk.GetImageFromArray(stored)
     try:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from napari_openmedlab.errors import GeometryError, ReadError
 from napari_openmedlab.geometry.frames import Reorientation
 from napari_openmedlab.geometry.labels import smallest_label_dtype
-from napari_openmedlab.geometry.volume import Geometry, Volume
+from napari_openmedlab.geometry.volume import Geometry, Unit, Volume
 
 __all__ = ["as_labels", "on_grid_of"]
 
@@ -61,6 +61,7 @@ def on_grid_of(labels: Volume, like: Volume, path: Path, *, resample: bool = Fal
         If they lie on another grid and ``resample`` is False; or share no space with it.
     """
     grid = like.geometry
+    labels = replace(labels, geometry=_in_unit(labels.geometry, grid.unit))
     move = _matching(labels.geometry, grid)
     if move is not None:
         return replace(labels, array=move.apply(labels.array), geometry=grid, source=like.source)
@@ -80,6 +81,16 @@ def on_grid_of(labels: Volume, like: Volume, path: Path, *, resample: bool = Fal
     return replace(
         labels, array=array, geometry=grid, source=like.source, notes=(*labels.notes, note)
     )
+
+
+def _in_unit(geometry: Geometry, unit: Unit) -> Geometry:
+    """Return the grid with its lengths in mm or um; ``"pixel"`` has no length and stays."""
+    factor = {("mm", "um"): 1000.0, ("um", "mm"): 0.001}.get((geometry.unit, unit))
+    if factor is None:
+        return geometry
+    affine = geometry.affine.copy()
+    affine[:3] *= factor
+    return replace(geometry, affine=affine, unit=unit)
 
 
 def _matching(own: Geometry, wanted: Geometry) -> Reorientation | None:

@@ -31,7 +31,9 @@ _CLEARED = (
     "session_error", "extents", "glmin", "glmax",
 )  # fmt: skip
 _UNITS = {"mm": 2, "um": 3, "pixel": 0}
-_LEVEL = 3  # gzip; 40 spheres in 512x512x300: 1 0.4 s 1.1 MB, 3 0.3 s 0.9 MB, 9 2.5 s 0.4 MB
+_LEVEL = 6
+"""gzip level. An organ map of 53 million voxels (AMOS): level 1 packs it to 379 kB in 0.08 s, 3 to
+344 kB in 0.08 s, 6 to 133 kB in 0.17 s, 9 to 110 kB in 0.33 s."""
 
 
 def write_labels(path: Path, stored: NDArray[Any], geometry: Geometry, header: Any = None) -> None:

@@ -79,6 +79,14 @@ def test_a_nrrd_without_a_space_claims_no_left_and_right(tmp_path):
     assert "left and right are not known" in volume.notes[0]
 
 
+@pytest.mark.parametrize("suffix", ["nrrd", "nii.gz", "tif"])
+def test_labels_of_a_nrrd_without_a_space_come_back(tmp_path, suffix):
+    volume = oml.read(nrrd_text(tmp_path / "a.nrrd", "", "spacings: 0.5 0.75 3\n"))
+    oml.write(tmp_path / f"m.{suffix}", VALUES, volume)
+    labels, _ = oml.read_labels(tmp_path / f"m.{suffix}", like=volume)
+    assert np.array_equal(labels.array, VALUES)
+
+
 def test_a_2d_image_is_a_volume_of_one_slice(tmp_path):
     assert oml.read(save(tmp_path / "a.mha", VALUES[0])).array.shape == (1, 4, 5)
 

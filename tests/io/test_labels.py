@@ -120,6 +120,14 @@ def test_microscopy_labels_go_to_tiff_with_their_voxel_size(tmp_path, suffix, la
     assert oml.read(path).geometry.same_grid(geometry)
 
 
+@pytest.mark.parametrize("unit", ["um", "pixel"])
+def test_a_format_of_millimetres_is_refused_for_other_units(tmp_path, unit):
+    volume = Volume(np.zeros(SHAPE), Geometry.from_spacing(SHAPE, (2.0, 1.0, 1.0), unit=unit))
+    with pytest.raises(WriteError, match=f"millimetres only and the image is in {unit}"):
+        oml.write(tmp_path / "m.nrrd", two_objects(), volume)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_tiff_is_refused_for_a_patient(tmp_path):
     with pytest.raises(WriteError, match="can't say where the patient's left is"):
         oml.write(tmp_path / "m.tif", two_objects(), scan())
