@@ -200,7 +200,7 @@ def _volume(stack: Stack, layout: Layout, found: Scan, path: Path) -> Volume:
     # Decoded through a source-order view, so the display-order array is contiguous.
     display = np.empty(move.apply_shape(shape), dtype=result_type(stack.slices))
     filled, pixel_notes = fill(layout, move.undo(display))
-    display = move.apply(filled)
+    display = np.ascontiguousarray(move.apply(filled))  # a copy only where the type was widened
     source = SourceGrid("dicom", path, geometry, move, _reference(layout.planes))
     notes = [*layout.notes, *_missing_note(layout, source), *pixel_notes]
     notes += _other_notes(stack, found)

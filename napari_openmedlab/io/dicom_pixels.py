@@ -21,10 +21,11 @@ _NEAR_FLOOR = 0.01  # padding this close below the darkest voxel (share of the r
 
 
 def result_type(slices: Sequence[Slice]) -> np.dtype[Any]:
-    """Return the smallest type that holds the real values of these slices.
+    """Return the type to begin with for the real values of these slices.
 
-    int16, uint16 or int32 (by BitsStored) where every slope and intercept is a whole number,
-    else float32.
+    float32 unless every slope and intercept is a whole number; then int16 or, if BitsStored
+    calls for it, uint16. Headers often promise more than is used (signed 16 bits with an
+    intercept of -1024), so a wider type is left to :func:`fill`, which sees the values.
     """
     if not all(s.slope.is_integer() and s.intercept.is_integer() for s in slices):
         return np.dtype(np.float32)
@@ -33,7 +34,8 @@ def result_type(slices: Sequence[Slice]) -> np.dtype[Any]:
         low = -(1 << (plane.bits - 1)) if plane.signed else 0
         high = low + (1 << plane.bits) - 1
         ends += [plane.slope * v + plane.intercept for v in (low, high)]
-    return _fitting(min(ends), max(ends))
+    fitting = _fitting(min(ends), max(ends))
+    return np.dtype(np.int16) if fitting == np.int32 else fitting
 
 
 def _fitting(low: float, high: float) -> np.dtype[Any]:
@@ -56,7 +58,7 @@ def fill(layout: Layout, out: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ..
     Returns
     -------
     out : ndarray
-        The array given, or a copy of wider type if stored values exceed BitsStored.
+        The array given, or a copy of wider type if the values call for it.
     notes : tuple of str
 
     Raises
@@ -90,7 +92,7 @@ def fill(layout: Layout, out: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ..
 
 
 def _wide_enough(out: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
-    """Widen ``out`` when stored values exceed the BitsStored their header states."""
+    """Widen ``out`` to a type that holds these values too."""
     if out.dtype.kind == "f" or not values.size:
         return out
     if values.dtype.kind == "f":
@@ -126,7 +128,8 @@ def _fill_padding(
     """Give voxels without data (PixelPaddingValue) the darkest real value.
 
     Scanners mark the corners outside the reconstruction circle with values such as -2000, which
-    would stretch every window and histogram. Padding that is the darkest value anyway stays.
+    would stretch every window and histogram. Padding that is the darkest value anyway, or lies
+    among the measured values, stays.
     """
     floor, high = ends
     near = floor - _NEAR_FLOOR * max(high - floor, 1.0)
@@ -137,7 +140,7 @@ def _fill_padding(
             continue
         marks = _real(np.array(plane.padding, dtype=np.int64), plane)
         low_mark, high_mark = float(marks.min()), float(marks.max())
-        if near <= low_mark and high_mark <= floor:
+        if near <= low_mark and high_mark <= high:
             continue
         values = out[index]
         values[(values >= low_mark) & (values <= high_mark)] = floor
@@ -234,8 +237,9 @@ def _undecodable(path: Path, error: BaseException) -> ReadError:
 
 
 def _damaged(path: Path, why: str) -> ReadError:
+    short = " ".join(why.split())[:160]
     return ReadError(
-        f"the image in {path.name} is damaged or cut short ({why}); nothing was opened: "
+        f"the image in {path.name} is damaged or cut short ({short}); nothing was opened: "
         "export or copy the series again",
         path,
     )

@@ -198,6 +198,23 @@ def test_signed_and_full_range_pixels_keep_their_values(tmp_path):
     np.testing.assert_array_equal(volume.array[::-1], wide)
 
 
+def test_ct_with_16_signed_bits_stays_int16(tmp_path):
+    pixels = phantom().astype(np.int16)
+    write_series(tmp_path, pixels, RescaleIntercept=-1024)
+    volume = dicom.read(tmp_path)
+    assert volume.array.dtype == np.int16
+    np.testing.assert_array_equal(volume.array[::-1], pixels - 1024)
+
+
+def test_values_that_need_32_bits_get_them(tmp_path):
+    pixels = phantom() * np.uint16(16)
+    write_series(tmp_path, pixels, BitsStored=16, HighBit=15, RescaleIntercept=-1024)
+    volume = dicom.read(tmp_path)
+    assert volume.array.dtype == np.int32
+    assert volume.array.flags.c_contiguous
+    np.testing.assert_array_equal(volume.array[::-1], pixels.astype(int) - 1024)
+
+
 def test_values_beyond_bits_stored_are_not_wrapped(tmp_path):
     pixels = phantom() * np.uint16(16)
     write_series(tmp_path, pixels, BitsStored=16, HighBit=15, RescaleIntercept=0)
