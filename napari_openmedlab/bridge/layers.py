@@ -121,7 +121,7 @@ def volume_to_layer_data(volume: Volume) -> LayerData:
     Parameters
     ----------
     volume : Volume
-        May be lazy. If ``volume.info["levels"]`` holds a pyramid of arrays (finest first), the
+        May be lazy. If it is and ``volume.info["levels"]`` holds coarser resolutions, the
         layer is multiscale.
 
     Returns
@@ -129,7 +129,7 @@ def volume_to_layer_data(volume: Volume) -> LayerData:
     tuple
         Data, keyword arguments and ``"image"``, as napari readers and sample functions return.
     """
-    levels = tuple(volume.info.get("levels", ()))
+    levels = _pyramid(volume)
     data: Any = list(levels) if len(levels) > 1 else volume.array
     kwargs = {
         "name": volume.name,
@@ -140,6 +140,14 @@ def volume_to_layer_data(volume: Volume) -> LayerData:
     if len(levels) > 1:
         kwargs["multiscale"] = True
     return data, kwargs, "image"
+
+
+def _pyramid(volume: Volume) -> tuple[Any, ...]:
+    """Return all resolutions of a lazy image, the finest first; one in memory needs no others."""
+    if not volume.info.get("lazy"):
+        return (volume.array,)
+    coarser = volume.info.get("levels", ())
+    return (volume.array, *(getattr(level, "array", level) for level in coarser))
 
 
 def labels_to_layer_data(
@@ -245,10 +253,8 @@ def _finest(layer: Image | Labels) -> tuple[Any, tuple[str, ...]]:
     if not layer.multiscale:
         return layer.data, ()
     tag = tag_of(layer)
-    if tag is not None and layer.data[0].shape == tag.volume.array.shape:
-        levels = tag.volume.info.get("levels", ())
-        if len(levels) and layer.data[0] is levels[0]:
-            return tag.volume.array, ()
+    if tag is not None and layer.data[0] is tag.volume.array:
+        return tag.volume.array, ()
     return layer.data[0], ("The finest of several resolution levels is used.",)
 
 

@@ -129,7 +129,9 @@ class LabelsBinding:
 
     def _on_objects_changed(self) -> None:
         if self._layer is not None:
-            show_objects(self._layer, self.session.objects)
+            # A new colormap makes napari name the selected label again; nobody chose it.
+            with self._layer.events.selected_label.blocker(self._on_selected_label):
+                show_objects(self._layer, self.session.objects)
 
     def _on_active_changed(self) -> None:
         active = self.session.active_id
