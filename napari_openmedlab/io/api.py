@@ -20,6 +20,8 @@ __all__ = ["list_images", "read", "read_labels", "write"]
 _FORMATS = ("nifti", "itk", "ome_zarr", "tiff", "dicom")
 """Modules of this package that read a format, in the order in which they are asked."""
 
+_SINGLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+
 
 class _Format(Protocol):
     def claims(self, path: Path) -> bool: ...
@@ -205,6 +207,9 @@ def _why_not(path: Path) -> str:
     if path.is_dir():
         if not any(path.iterdir()):
             return f"the folder {path} is empty"
+        files = sorted(p.name for p in path.iterdir() if p.name.lower().endswith(_SINGLE))
+        if files:
+            return f"the folder {path} holds single scans; open one of them, {files[0]} say"
         return f"the folder {path} holds no DICOM series, OME-Zarr image or TIFF stack"
     with path.open("rb") as file:
         head = file.read(512)

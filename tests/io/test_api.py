@@ -50,6 +50,9 @@ def test_folders_without_an_image_are_explained(tmp_path):
     (tmp_path / "notes.txt").write_text("hello", encoding="utf-8")
     with pytest.raises(ReadError, match="holds no DICOM series"):
         oml.read(tmp_path)
+    nifti(tmp_path / "b.nii.gz")
+    with pytest.raises(ReadError, match=r"holds single scans; open one of them, b\.nii\.gz"):
+        oml.read(tmp_path)
 
 
 def test_a_file_nobody_may_read_is_a_sentence(tmp_path, monkeypatch):
@@ -60,6 +63,21 @@ def test_a_file_nobody_may_read_is_a_sentence(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(path), "open", refuse)
     with pytest.raises(ReadError, match="no permission"):
+        oml.read(path)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [(OSError(5, "Input/output error"), "Input/output error"), (MemoryError(), "free memory")],
+)
+def test_what_the_system_says_while_reading_is_a_sentence(tmp_path, monkeypatch, error, sentence):
+    path = nifti(tmp_path / "a.nii")
+
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr("napari_openmedlab.io.nifti.read_voxels", fail)
+    with pytest.raises(ReadError, match=sentence):
         oml.read(path)
 
 
