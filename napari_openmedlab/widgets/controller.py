@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 from app_model.types import KeyCode, KeyMod
-from napari.layers import Layer, Points
-from qtpy.QtCore import QObject, Qt, Signal
+from napari.layers import Layer
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
 
 from napari_openmedlab.bridge.positions import jump_to
 from napari_openmedlab.errors import OpenMedLabError, SessionError
@@ -83,7 +83,9 @@ class SegmentController(QObject):
         self._worker = worker
         self._asked: dict[int, _Asked] = {}
         self._closed = False
-        self._switching = False
+        self._look_again = QTimer(self)
+        self._look_again.setSingleShot(True)
+        self._look_again.timeout.connect(self._check_active_layer)
         self.layers = PromptLayers(viewer, image, session.volume)
         self._input = CanvasInput(
             viewer,
@@ -129,11 +131,10 @@ class SegmentController(QObject):
         self._input.unbind()
         self._state = replace(self._state, tool=tool, corner=None)
         if tool is not None:
-            self._switching = True
             points = self.layers.ensure_points()
             self._viewer.layers.selection.active = points
-            self._switching = False
             self._input.bind(points, drags=TOOLS[tool].drags, keys=self._keys())
+            points.events.mode.connect(self._on_mode)
         self._show_prompts()
         self.tool_changed.emit()
 
@@ -166,9 +167,14 @@ class SegmentController(QObject):
             self.choose_tool(None)
 
     def _on_active_layer(self, event: Any = None) -> None:
-        """Switch the tool off when the user turns to another layer."""
+        """Look again in a moment: napari selects every new layer, if only in passing."""
+        if self.tool is not None:
+            self._look_again.start(0)
+
+    def _check_active_layer(self) -> None:
+        """Switch the tool off if the user turned to another layer."""
         active = self._viewer.layers.selection.active
-        if self.tool is not None and not self._switching and active is not self.layers.points:
+        if self.tool is not None and not self._closed and active is not self.layers.points:
             self.choose_tool(None)
 
     # -- gestures --------------------------------------------------------------------------
@@ -392,9 +398,10 @@ class SegmentController(QObject):
         if object_id == self.session.active_id:
             self._show_prompts()
 
-    def _on_mode(self, points: Points) -> None:
+    def _on_mode(self, event: Any) -> None:
         """Switch the tool off when the user takes one of napari's tools on our layer."""
-        if self.tool is not None and points.mode != "pan_zoom":
+        points = self.layers.points
+        if self.tool is not None and points is not None and points.mode != "pan_zoom":
             self.choose_tool(None)
 
     def _connect(self, *, off: bool = False) -> None:

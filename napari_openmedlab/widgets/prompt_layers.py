@@ -7,6 +7,8 @@ when the user deletes them, and never the place where prompts are kept.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +30,7 @@ _EDITS = ("added", "removed", "changed")
 _POINT_PIXELS = (0, 18)  # on screen; napari's own stand-in for "no point" must stay unseen
 _POINT_SHARE = 0.03  # of the image's longest side
 _BOX_COLOUR = "#22d3ee"
+_LINE_VOXELS = 0.8
 
 
 class PromptLayers:
@@ -103,10 +106,9 @@ class PromptLayers:
         data = path[:, 3 - self._image.ndim :]
         if len(data) == 1:
             data = np.repeat(data, 2, axis=0)
-        self._writing = True
-        layer.data = []
-        layer.add_paths([data], edge_color=colour, edge_width=width)
-        self._writing = False
+        with self._quiet():
+            layer.data = []
+            layer.add_paths([data], edge_color=colour, edge_width=width)
 
     def end_stroke(self) -> None:
         """Take the stroke in the making away and show the box again."""
@@ -153,8 +155,7 @@ class PromptLayers:
 
     def _write_points(self, layer: Points) -> None:
         rows = self._rows
-        self._writing = True
-        try:
+        with self._quiet():
             layer.selected_data = set()
             layer.data = data_points(self._image, self._volume.geometry, rows.points)
             layer.features = rows.features()
@@ -162,8 +163,6 @@ class PromptLayers:
                 layer.face_color = rows.colours()
                 layer.symbol = rows.symbols()
                 layer.size = _POINT_SHARE * max(self._volume.geometry.shape[1:])
-        finally:
-            self._writing = False
 
     def _on_points_edited(self, event: Any) -> None:
         if self._writing or event.action not in _EDITS or self._points is None:
@@ -195,28 +194,24 @@ class PromptLayers:
         return self._shapes
 
     def _show_box(self, event: Any = None, *, force: bool = False) -> None:
-        if self._shapes is None and not self._prompts.boxes:
+        if self._writing or (self._shapes is None and not self._prompts.boxes):
             return
         layer = self._ensure_shapes()
         outlines = [o for b in self._prompts.boxes for o in self._outline(b)]
         if not outlines and not len(layer.data) and not force:
             return
-        self._writing = True
-        try:
+        kind = "rectangle" if self._viewer.dims.ndisplay == 2 else "path"
+        with self._quiet():
             layer.selected_data = set()
             layer.data = []
             if outlines:
-                width = 0.8 * min(self._volume.geometry.spacing[1:])
-                closed = "rectangle" if self._viewer.dims.ndisplay == 2 else "path"
                 layer.add(
                     outlines,
-                    shape_type=closed,
+                    shape_type=kind,
                     edge_color=_BOX_COLOUR,
-                    edge_width=width / min(self._volume.geometry.spacing[1:]),
+                    edge_width=_LINE_VOXELS,
                     face_color="transparent",
                 )
-        finally:
-            self._writing = False
 
     def _outline(self, prompt: BoxPrompt) -> list[NDArray[np.float64]]:
         """Return the box's rectangle on the visible slice, or its edges in 3D."""
@@ -269,6 +264,15 @@ class PromptLayers:
             stop[hidden] = start[hidden] + 1
         box = Box(tuple(start), tuple(np.maximum(stop, start + 1)))
         return BoxPrompt.from_box(box, self._volume.geometry)
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Write to a layer without taking its events for the user's; may be nested."""
+        before, self._writing = self._writing, True
+        try:
+            yield
+        finally:
+            self._writing = before
 
     # -- both ------------------------------------------------------------------------------
 

@@ -139,7 +139,7 @@ class SegmentWidget(QWidget):
         ):
             made.clicked.connect(lambda _=False, name=command: self._do(name))
         self.objects.table.activated_object.connect(lambda n: self._do("activate", n))
-        self.objects.table.changed.connect(lambda n, fields: self._do("update", n, fields))
+        self.objects.table.changed.connect(self._on_table)
         self.files.save.clicked.connect(self._on_save)
         self.files.open.clicked.connect(self._on_open)
         self.files.load_prompts.clicked.connect(self._on_load_prompts)
@@ -249,6 +249,10 @@ class SegmentWidget(QWidget):
     def _on_tool(self, tool: Tool | None) -> None:
         self._do("choose_tool", tool)
         self._schedule()
+
+    def _on_table(self, object_id: int, fields: dict[str, Any]) -> None:
+        self._do("update", object_id, fields)
+        self._schedule()  # puts back what the session refused
 
     def _on_engine(self, choice: Any) -> None:
         self._change(lambda session: setattr(session, "choice", choice))

@@ -59,6 +59,10 @@ class Hand:
     def native(self):
         return self._window._qt_viewer.canvas.native
 
+    def centre(self):
+        """Return the middle of the view (napari's camera follows at the next drawing only)."""
+        return np.array(self._window._qt_viewer.canvas.camera.center, dtype=float)
+
     def pixel(self, world):
         """Return the canvas pixel of a napari world position on the slice that is shown."""
         canvas = self._window._qt_viewer.canvas
@@ -90,9 +94,13 @@ class Hand:
         QTest.mouseMove(self.native, start)
         QTest.mousePress(self.native, left, Qt.KeyboardModifier.NoModifier, start)
         for k in range(1, steps + 1):
-            between = start + (stop - start) * k / steps
-            event = _move_event(self.native, between)
-            QApplication.sendEvent(self.native, event)
+            share = k / steps
+            between = QPoint(
+                round(start.x() + (stop.x() - start.x()) * share),
+                round(start.y() + (stop.y() - start.y()) * share),
+            )
+            QApplication.sendEvent(self.native, _move_event(self.native, between))
+            QTest.qWait(20)
         QTest.mouseRelease(self.native, left, Qt.KeyboardModifier.NoModifier, stop)
         QApplication.processEvents()
 
