@@ -8,7 +8,7 @@ import numpy as np
 import small_grid as grid
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.geometry.labels import LabelPatch
@@ -62,6 +62,20 @@ class UndoMachine(RuleBasedStateMachine):
 
     def _unlocked(self):
         return [o for o in self.session.objects if not o.locked]
+
+    @initialize(locked=st.booleans())
+    def start_with_neighbours(self, locked):
+        """Two objects side by side, so that overlaps and locks matter from the first step."""
+        for half in (slice(0, 3), slice(3, 6)):
+            self.add()
+            labels = self.labels.copy()
+            labels[:, :, half] = self.session.active_id
+            patch = LabelPatch(Box.whole(SHAPE), self.labels, labels)
+            self.session.apply_edit(patch)
+            self._stepped(labels)
+        if locked:
+            self.session.update_object(1, locked=True)
+            self._stepped(self.labels.copy())
 
     @rule()
     @precondition(lambda self: len(self.session.objects) < 4)
