@@ -5,8 +5,8 @@ way. Both must agree with ``Geometry.to_world`` of the displayed voxel. NIfTI ke
 places agree to 1e-3 mm at coordinates up to 500 mm. Where ITK prefers the qform, its float32
 quaternion (the fourth part is the root of a small difference near half a turn) may turn the grid
 by up to 1e-3 radians in ITK's eyes, scan and mask alike: there ITK's grids of both files must be
-equal to the bit, and the place is allowed that angle times the distance. ITK's NIfTI reader refuses sheared sforms,
-so there SimpleITK looks at a NRRD of the same labels, which holds shear.
+equal to the bit, and the place is allowed that angle times the distance. ITK's NIfTI reader
+refuses sheared sforms, so there SimpleITK looks at a NRRD of the same labels, which holds shear.
 """
 
 from __future__ import annotations
