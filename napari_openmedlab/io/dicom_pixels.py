@@ -222,6 +222,8 @@ def _undecodable(path: Path, error: BaseException) -> ReadError:
         syntax = meta.TransferSyntaxUID
         decoder = get_decoder(syntax)
         missing = "" if decoder.is_available else "; ".join(decoder.missing_dependencies)
+        if "does not support" in str(error):  # 12-bit lossy JPEG, the one form GDCM leaves out
+            missing = "the installed ones do not support its bit depth"
     except NotImplementedError:
         missing = "none exists"
     except (*PARSE_ERRORS, BytesLengthException, InvalidDicomError):
@@ -229,8 +231,8 @@ def _undecodable(path: Path, error: BaseException) -> ReadError:
     if missing:
         return ReadError(
             f"{path.name} is compressed as '{syntax.name}', for which no decoder is installed "
-            f"({missing}); install pylibjpeg with pylibjpeg-openjpeg and pylibjpeg-libjpeg, or "
-            "export the series uncompressed",
+            f"({missing}); pip install python-gdcm, or pylibjpeg-libjpeg (GPL) for 12-bit lossy "
+            "JPEG, or export the series uncompressed",
             path,
         )
     return _damaged(path, str(error).rstrip("."))

@@ -176,10 +176,10 @@ def unreadable(path: Path, error: BaseException) -> ReadError:
     if isinstance(error, ReadError):
         return error
     text = str(error).strip("\"'")
-    if "imagecodecs" in text or isinstance(error, ImportError):
+    if text.endswith("not supported") or isinstance(error, ImportError):
         return ReadError(
-            f"{path.name} is compressed in a way that needs the package imagecodecs ({text}): "
-            "pip install imagecodecs, or save the file uncompressed",
+            f"{path.name} is compressed in a way that can't be read here ({text}); save it "
+            "uncompressed or with LZW or Deflate",
             path,
         )
     return _cut(path, text)

@@ -144,7 +144,14 @@ def test_other_encodings_of_one_image_agree(tmp_path, name, plain, tolerance):
     assert np.abs(arrays[0] - arrays[1]).max() <= tolerance
 
 
-@pytest.mark.parametrize("name", ["JPGExtended.dcm", "JPEGLSNearLossless_16.dcm", "JPEG2000.dcm"])
+def test_twelve_bit_lossy_jpeg_says_which_decoder_reads_it(tmp_path):
+    file = Path(get_testdata_file("JPGExtended.dcm", download=False))
+    (tmp_path / "a").write_bytes(file.read_bytes())
+    with pytest.raises(ReadError, match="no decoder is installed.*pylibjpeg-libjpeg"):
+        dicom.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["JPEGLSNearLossless_16.dcm", "JPEG2000.dcm"])
 def test_lossy_syntaxes_are_decoded(tmp_path, name):
     (tmp_path / name).write_bytes(Path(get_testdata_file(name, download=False)).read_bytes())
     volume = dicom.read(tmp_path)
