@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import napari
 from napari.layers import Labels, Layer
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -37,6 +38,7 @@ from napari_openmedlab.bridge.exporting import (
 )
 from napari_openmedlab.errors import OpenMedLabError
 from napari_openmedlab.io.suffixes import stem_of, suffix_of
+from napari_openmedlab.session.session import Session
 from napari_openmedlab.widgets.image_chooser import LayerChooser
 from napari_openmedlab.widgets.sections import StatusLine, button, wrapped_label
 
@@ -79,6 +81,24 @@ class _Writer(QObject):
             self.done.emit(written)
 
 
+class _Follower:
+    """Calls back when the objects of a session change, until told to follow another one."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._session: Session | None = None
+
+    def follow(self, session: Session | None) -> None:
+        if self._session is not None:
+            self._session.objects_changed.disconnect(self._on_change, missing_ok=True)
+        self._session = session
+        if session is not None:
+            session.objects_changed.connect(self._on_change)
+
+    def _on_change(self) -> None:
+        self._changed()
+
+
 class ExportWidget(QWidget):
     """Choose what to export, how and where; writes masks and a sidecar with names and colours.
 
@@ -93,10 +113,12 @@ class ExportWidget(QWidget):
         self._job: ExportJob | None = None
         self._writer = _Writer()
         self._writing = False
-        self._suggested_for: Any = None
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(0)
+        self._follower = _Follower(self._soon.start)
         self._build()
         self._chooser = LayerChooser(viewer, self.source, _is_labels, self)
-        self._chooser_stop = self._chooser.stop
         self._connect()
         self._chooser.refresh()
         self.refresh()
@@ -163,13 +185,14 @@ class ExportWidget(QWidget):
         queued = Qt.ConnectionType.QueuedConnection
         self._writer.done.connect(self._on_done, queued)
         self._writer.failed.connect(self._on_failed, queued)
-        self._chooser.chosen.connect(self.refresh)
+        self._chooser.chosen.connect(self._on_layer)
+        self._soon.timeout.connect(self.refresh)
         self.format.currentIndexChanged.connect(self._on_format)
         self.path.textEdited.connect(self._on_path)
         self.browse.clicked.connect(self._on_browse)
         self.export.clicked.connect(self.run)
-        chooser = self._chooser_stop
-        self.destroyed.connect(lambda: chooser())
+        chooser, follower = self._chooser, self._follower
+        self.destroyed.connect(lambda: (chooser.stop(), follower.follow(None)))
 
     # -- what there is to export -----------------------------------------------------------
 
@@ -193,21 +216,14 @@ class ExportWidget(QWidget):
             item.setIcon(_swatch(QColor.fromRgbF(red, green, blue)))
             self.objects.addItem(item)
         self.export.setEnabled(job is not None)
-        if job is not None and job.volume is not self._suggested_for:
-            self._suggested_for = job.volume
-            self.path.setText(str(suggested_path(job.volume, self._suffix())))
-        self._on_path()
 
-    def showEvent(self, event: Any) -> None:  # Qt's own name
-        """List the objects anew each time the panel comes up."""
-        super().showEvent(event)
+    def _on_layer(self, layer: Labels | None) -> None:
+        """Follow the session that the chosen layer shows, and suggest a file name."""
+        self._follower.follow(None if layer is None else marked_session(layer))
         self.refresh()
-
-    def enterEvent(self, event: Any) -> None:  # Qt's own name
-        """List the objects anew when the mouse comes in: the user is about to choose."""
-        super().enterEvent(event)
-        if not self._writing:
-            self.refresh()
+        if self._job is not None:
+            self.path.setText(str(suggested_path(self._job.volume, self._suffix())))
+        self._on_path()
 
     def chosen(self) -> list[int]:
         """Return the label values that have a tick."""

@@ -54,7 +54,9 @@ def open_session(path: Path, viewer: Any, sessions: ViewerSessions, image: Layer
     sessions.adopt(image, loaded)
     emptied = before is not None and not any(o.voxels for o in before.objects)
     if old_layer is not None and emptied and old_layer in viewer.layers:
+        name = old_layer.name
         viewer.layers.remove(old_layer)
+        sessions.labels_of(loaded).name = name
     return loaded
 
 

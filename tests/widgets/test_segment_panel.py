@@ -103,7 +103,7 @@ def test_click_beside_the_image_sets_nothing_and_says_so(scene):
 
 
 def test_dragging_with_the_click_tool_pans_and_sets_nothing(scene):
-    viewer, image, panel, hand = scene
+    _, image, panel, hand = scene
     use(panel, Tool.CLICK)
     before = hand.centre()
     hand.drag(image, (7, 20, 20), (7, 40, 35))
@@ -213,7 +213,7 @@ def test_escape_gives_up_the_first_corner_then_the_tool(scene):
 
 
 def test_scribble_is_painted_along_the_mouse(scene, qtbot):
-    viewer, image, panel, hand = scene
+    _, image, panel, hand = scene
     use(panel, Tool.SCRIBBLE)
     centre = hand.centre()
     hand.drag(image, (10, 20, 12), (10, 20, 36))
@@ -421,7 +421,7 @@ def test_point_moved_off_the_image_is_put_back(scene, qtbot):
     wait_for(qtbot, lambda: masked(panel))
     layer = panel.controller.layers.points
     before = layer.data.copy()
-    layer.data = before + (0, 500, 0)
+    layer.data = before + np.array((0, 500, 0))
     pump()
     np.testing.assert_array_equal(layer.data, before)
     assert "outside the volume" in panel.run.status.text()
