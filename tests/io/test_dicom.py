@@ -147,7 +147,7 @@ def test_other_encodings_of_one_image_agree(tmp_path, name, plain, tolerance):
 def test_twelve_bit_lossy_jpeg_says_which_decoder_reads_it(tmp_path):
     file = Path(get_testdata_file("JPGExtended.dcm", download=False))
     (tmp_path / "a").write_bytes(file.read_bytes())
-    with pytest.raises(ReadError, match="no decoder is installed.*pylibjpeg-libjpeg"):
+    with pytest.raises(ReadError, match=r"no decoder is installed.*pylibjpeg-libjpeg"):
         dicom.read(tmp_path)
 
 
