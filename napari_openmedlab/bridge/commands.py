@@ -51,11 +51,13 @@ def prefer_our_reader() -> None:
     """Let napari open medical files with this plugin without asking.
 
     Sets napari's own preference (Preferences, Plugins, file extensions) for the file names in
-    the manifest; it can be changed back there.
+    the manifest and for folders; it can be changed back there. A folder that holds nothing of
+    ours still brings napari's question which reader to take.
     """
     from napari.settings import get_settings
     from napari.utils.notifications import show_info
 
     plugins = get_settings().plugins
-    plugins.extension2reader = {**plugins.extension2reader, **dict.fromkeys(PATTERNS, PLUGIN)}
+    ours = dict.fromkeys((*PATTERNS, "*/"), PLUGIN)  # napari ends the path of a folder with /
+    plugins.extension2reader = {**plugins.extension2reader, **ours}
     show_info("Medical files open with napari-openmedlab from now on (see Preferences, Plugins).")

@@ -16,6 +16,7 @@ __all__ = ["contrast_limits", "label_colormap"]
 Colour = tuple[float, float, float]
 
 _SOFT_TISSUE = (-160.0, 240.0)  # the usual abdominal CT window: level 40, width 400 HU
+_FAR_BELOW_WATER = -500.0  # HU; files that don't name their modality and reach lower are CT
 _SAMPLE = 64  # about this many voxels along each axis are looked at
 _UNNAMED = (0.6, 0.6, 0.6, 1.0)
 
@@ -23,7 +24,8 @@ _UNNAMED = (0.6, 0.6, 0.6, 1.0)
 def contrast_limits(volume: Volume, levels: Sequence[Any] = ()) -> tuple[float, float]:
     """Return sensible display limits without reading the whole image.
 
-    A CT gets the soft-tissue window where its values reach it; anything else the 0.5 and 99.8
+    A CT gets the soft-tissue window where its values reach it (so does a file that states no
+    modality, as NIfTI, but holds values far below water); anything else the 0.5 and 99.8
     percentiles of a sparse sample. Values that are not finite are ignored.
 
     Notes
@@ -35,7 +37,9 @@ def contrast_limits(volume: Volume, levels: Sequence[Any] = ()) -> tuple[float, 
     if values.size == 0:
         return 0.0, 1.0
     low, high = (float(v) for v in np.percentile(values, (0.5, 99.8)))
-    if volume.modality == "CT" and low < _SOFT_TISSUE[1] and high > _SOFT_TISSUE[0]:
+    looks_like_ct = volume.modality == "" and values.min() < _FAR_BELOW_WATER
+    reaches = low < _SOFT_TISSUE[1] and high > _SOFT_TISSUE[0]
+    if reaches and (volume.modality == "CT" or looks_like_ct):
         return _SOFT_TISSUE
     if high <= low:
         low, high = float(values.min()), float(values.max())

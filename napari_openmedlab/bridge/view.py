@@ -68,7 +68,7 @@ def direction_letters(direction: ArrayLike) -> str:
     """
     vector = np.asarray(direction, dtype=np.float64)
     vector = vector / np.linalg.norm(vector)
-    ranked = sorted(range(3), key=lambda axis: -abs(round(vector[axis], 6)))
+    ranked = sorted(range(3), key=lambda axis: -round(abs(float(vector[axis])), 6))
     kept = [ranked[0], *(a for a in ranked[1:2] if abs(vector[a]) >= _SECOND - 1e-9)]
     return "".join(_SIGNS[axis][int(vector[axis] > 0)] for axis in kept)
 

@@ -194,6 +194,7 @@ def test_a_ct_gets_the_soft_tissue_window_and_nan_does_no_harm(marked_volume):
     air[1:3, 10:30, 10:30] = 50
     geometry = Geometry(air.shape, marked_volume.geometry.affine)
     assert contrast_limits(Volume(air, geometry, modality="CT")) == (-160, 240)
+    assert contrast_limits(Volume(air, geometry)) == (-160, 240), "a NIfTI CT names no modality"
     air[0] = np.nan
     low, high = contrast_limits(Volume(air, geometry, modality="MR"))
     assert -1000 <= low < high <= 50

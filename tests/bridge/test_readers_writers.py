@@ -229,7 +229,7 @@ def test_our_reader_is_preferred_only_once_the_user_asks(monkeypatch):
     assert "napari-openmedlab" not in before.values()
     prefer_our_reader()
     assert plugins.extension2reader["*.nii.gz"] == "napari-openmedlab"
-    assert set(PATTERNS) <= set(plugins.extension2reader)
+    assert {*PATTERNS, "*/"} <= set(plugins.extension2reader)
     plugins.extension2reader = before
 
 
@@ -246,3 +246,41 @@ def test_napari_reads_and_saves_through_the_plugin(oblique_nifti, tmp_path, mani
     target = str(tmp_path / "m.nii.gz")
     written = write(target, [labels.as_layer_data_tuple()], plugin_name="napari-openmedlab")
     assert target in written
+
+
+@pytest.mark.gui
+def test_files_and_folders_open_without_a_question_once_ours_is_preferred(
+    make_napari_viewer, oblique_nifti, tmp_path
+):
+    import tifffile
+    from napari.settings import get_settings
+
+    from napari_openmedlab.bridge.commands import prefer_our_reader
+
+    plugins = get_settings().plugins
+    before = dict(plugins.extension2reader)
+    folder = tmp_path / "stack"
+    folder.mkdir()
+    for z in range(3):
+        tifffile.imwrite(folder / f"z{z}.tif", np.full((5, 6), z, np.uint8))
+    viewer = make_napari_viewer()
+    try:
+        prefer_our_reader()
+        scan, stack = viewer.open(oblique_nifti, plugin=None), viewer.open(folder, plugin=None)
+    finally:
+        plugins.extension2reader = before
+    assert tag_of(scan[0]).volume.geometry.codes == "IPL"
+    assert stack[0].data.shape == (3, 5, 6)
+
+
+@pytest.mark.gui
+def test_the_menu_commands_open_their_panels_in_this_viewer(make_napari_viewer):
+    from napari_openmedlab.bridge.commands import open_export_panel, open_segment_panel
+
+    viewer = make_napari_viewer()
+    open_segment_panel(viewer)
+    open_export_panel(viewer)
+    open_segment_panel(viewer)
+    titles = list(viewer.window.dock_widgets)
+    assert len([t for t in titles if "Segment" in t]) == 1
+    assert len([t for t in titles if "Export" in t]) == 1
