@@ -1,0 +1,308 @@
+"""The built-in engine's adapter to the contract: prompts in, a sub-mask with its box out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_openmedlab.errors import PromptError
+from napari_openmedlab.geometry.boxes import Box, box_of_mask
+from napari_openmedlab.geometry.labels import MaskPatch
+from napari_openmedlab.geometry.volume import Volume
+from napari_openmedlab.models.contract import Monitor, Prediction, Request
+from napari_openmedlab.models.engines.built_in import confidence
+from napari_openmedlab.models.engines.built_in.corrections import click_radius, marked_ball, settle
+from napari_openmedlab.models.engines.built_in.reading import Hints, read_hints
+from napari_openmedlab.models.engines.built_in.region import Region, cut_region
+from napari_openmedlab.models.engines.built_in.solver import Marks, Solution, solve
+from napari_openmedlab.models.engines.built_in.starts import closedness, guess_in_box
+
+__all__ = ["BuiltIn"]
+
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.intp]
+
+VERSION = "1"
+#: Working voxels of the final solve, and of the trials that look for the scale of a click.
+MAX_VOXELS, TRIAL_VOXELS = 150_000, 40_000
+#: Surroundings looked at beyond the object's box: share of its mean side, of each side, voxels.
+MARGIN_MEAN, MARGIN_SIDE, MARGIN_VOXELS = 0.25, 0.1, 2
+#: Half-sides of the boxes tried round a click: first one in finest voxels, growth, number.
+TRIAL_FIRST, TRIAL_GROWTH, TRIALS = 8.0, 1.6, 6
+#: Room given to a mask that is corrected or completed, as a share of its side.
+ROOM = 0.15
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One request on its region."""
+
+    hints: Hints
+    region: Region
+    box: Box
+    obstacles: MaskPatch | None
+    monitor: Monitor
+
+
+class BuiltIn:
+    """Training-free engine for any contrast: random walker with learned-on-the-spot priors."""
+
+    def prepare(self, volume: Volume, monitor: Monitor) -> Volume:
+        """Return the volume itself: nothing is computed before the first prompt."""
+        monitor.step(0, 1, "ready")
+        return volume
+
+    def predict(self, prepared: Volume, request: Request, monitor: Monitor) -> Prediction:
+        """Segment one object.
+
+        Raises
+        ------
+        PromptError
+            If nothing says where the object is, or a point lies outside the volume.
+        Cancelled
+            Soon after a cancel (within a few solver iterations).
+        """
+        started = time.perf_counter()
+        monitor.step(0, 4, "reading prompts")
+        hints = read_hints(request, prepared.geometry)
+        options = _options(request.options)
+        box = _object_box(hints, prepared, options, monitor)
+        case = _cut(prepared, hints, box, request.obstacles, monitor)
+        monitor.step(1, 4, "solving")
+        patch, solution = _answer(case, options)
+        monitor.step(3, 4, "finishing")
+        score = confidence.estimate(case.region.image, case.region.spacing, solution)
+        notes = confidence.notes_on(score, patch.is_empty)
+        return Prediction(
+            box=patch.box,
+            mask=np.array(patch.mask),
+            score=score,
+            seconds=time.perf_counter() - started,
+            provenance={"engine": "built-in", "version": VERSION, "options": options},
+            notes=notes,
+        )
+
+    def unload(self) -> None:
+        """Nothing is held between requests."""
+
+
+def _options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The engine's options with their defaults."""
+    return {
+        "tolerance": float(given.get("tolerance", 0.0)),
+        "local_corrections": bool(given.get("local_corrections", True)),
+    }
+
+
+def _object_box(hints: Hints, volume: Volume, options: Mapping[str, Any], monitor: Monitor) -> Box:
+    """Native box that the object is held to."""
+    shape, spacing = volume.geometry.shape, np.array(volume.geometry.spacing)
+    box = hints.extent
+    if box is not None:
+        box = box.grow(np.rint(options["tolerance"] / spacing).astype(int))
+        if hints.is_correction and hints.previous is not None:
+            box = box.union(hints.previous.box)
+    elif hints.previous is not None:
+        room = np.ceil(ROOM * np.array(hints.previous.box.shape)).astype(int) + 1
+        box = hints.previous.box.grow(room)
+    else:
+        box = _box_of_click(volume, hints, monitor)
+    for voxel in hints.inside:
+        box = box.union(Box(tuple(voxel), tuple(voxel + 1)))
+    return box.clip(shape)
+
+
+def _cut(
+    volume: Volume,
+    hints: Hints,
+    box: Box,
+    obstacles: MaskPatch | None,
+    monitor: Monitor,
+    max_voxels: int = MAX_VOXELS,
+) -> _Case:
+    """Cut out a box with its surroundings."""
+    spacing = np.array(volume.geometry.spacing)
+    sides = np.array(box.shape) * spacing
+    mean = float(np.exp(np.log(sides).mean()))
+    margin = np.maximum(MARGIN_SIDE * sides, MARGIN_MEAN * mean) / spacing
+    wide = box.grow(np.maximum(MARGIN_VOXELS, np.rint(margin)).astype(int))
+    region = cut_region(
+        volume.array, volume.geometry.spacing, wide.clip(volume.geometry.shape), max_voxels
+    )
+    return _Case(hints, region, box, obstacles, monitor)
+
+
+def _box_of_click(volume: Volume, hints: Hints, monitor: Monitor) -> Box:
+    """Find the scale of a clicked object: the trial box whose answer is best closed by edges."""
+    spacing = np.array(volume.geometry.spacing)
+    low, high = hints.inside.min(axis=0), hints.inside.max(axis=0) + 1
+    best: tuple[float, Box] | None = None
+    for k in range(TRIALS):
+        monitor.step(0, 0, "finding the object's size")
+        half = np.maximum(1, np.rint(TRIAL_FIRST * TRIAL_GROWTH**k * spacing.min() / spacing))
+        box = Box(tuple(low), tuple(high)).grow(half.astype(int)).clip(volume.geometry.shape)
+        case = _cut(volume, hints, box, None, monitor, TRIAL_VOXELS)
+        solution = _solve(case, None)
+        work = case.region.box_to_working(box)
+        score = closedness(solution.mask, case.region.image, solution.noise, work)
+        if best is None or score > best[0]:
+            best = (score, box)
+        if box == Box.whole(volume.geometry.shape):
+            break
+    if best is None:
+        raise PromptError("no positive prompt lies inside the volume; mark the object again")
+    return best[1]
+
+
+def _answer(case: _Case, options: Mapping[str, Any]) -> tuple[MaskPatch, Solution]:
+    """Solve, and keep the effect of a correction local."""
+    hints, region = case.hints, case.region
+    restart = hints.is_correction and _is_first_click_in_box(hints)
+    keep = hints.previous is not None and not restart
+    before = hints.previous.inside(region.box) if hints.previous is not None and keep else None
+    solution = _solve(case, before)
+    native = _to_native(region, solution)
+    if before is not None and hints.is_correction and options["local_corrections"]:
+        native = _corrected(case, before, solution, native)
+    native = _obey(case, native)
+    return _whole_patch(case, native), solution
+
+
+def _is_first_click_in_box(hints: Hints) -> bool:
+    """A drawn box and the first click in it: the click knows better than the guess did."""
+    fresh = len(hints.new_inside) == len(hints.inside) and len(hints.inside) > 0
+    return fresh and not len(hints.points) and hints.box is not None
+
+
+def _solve(case: _Case, before: Bools | None) -> Solution:
+    """Mark what is known on the working grid and solve."""
+    return solve(
+        case.region.image, case.region.spacing, _marks(case, before), lambda: case.monitor.step()
+    )
+
+
+def _marks(case: _Case, before: Bools | None) -> Marks:
+    hints, region = case.hints, case.region
+    shape = region.image.shape
+    previous = None if before is None else region.shrink(before)
+    inside, outside = (np.zeros(shape, bool) for _ in range(2))
+    for target, voxels, fresh, positive in (
+        (inside, hints.inside, hints.new_inside, True),
+        (outside, hints.outside, hints.new_outside, False),
+    ):
+        inner = _within(voxels, region.box)
+        target[tuple(region.to_working(inner).T)] = True
+        if previous is not None and len(fresh) == 1:
+            target |= _ball(case, previous > 0.5, fresh[0], positive)
+    outside[tuple(region.to_working(_within(hints.inside, region.box)).T)] = False
+    inside &= ~outside
+    box = region.box_to_working(case.box)
+    blocked = np.zeros(shape, bool)
+    if case.obstacles is not None:
+        blocked = region.shrink(case.obstacles.inside(region.box)) > 0.5
+        blocked &= ~inside
+    marks = Marks(
+        box=box,
+        points=region.to_working(hints.points),
+        clicks=np.unique(region.to_working(hints.clicks), axis=0),
+        inside=inside,
+        outside=outside,
+        blocked=blocked,
+        guess=np.zeros(shape, bool),
+        previous=previous,
+    )
+    return replace(marks, guess=_guess(case, marks))
+
+
+def _guess(case: _Case, marks: Marks) -> Bools:
+    """Seeds where neither points nor marks give any."""
+    if len(marks.points) or marks.inside.any():
+        return marks.guess
+    if marks.previous is not None:
+        covered = (marks.previous > 0.5) & ~marks.outside
+        if covered.any():
+            return np.asarray(covered)
+    return guess_in_box(case.region.image, case.region.spacing, marks.box)
+
+
+def _ball(case: _Case, mask: Bools, voxel: Ints, positive: bool) -> Bools:
+    """Working voxels that one new click stands for."""
+    region = case.region
+    work = region.to_working(voxel)[0]
+    sides = np.array(mask.shape) * region.spacing
+    largest = 0.25 * float(np.exp(np.log(sides).mean()))
+    radius = click_radius(mask, work, positive, region.spacing, largest)
+    return marked_ball(mask.shape, work, radius, region.spacing)
+
+
+def _within(voxels: Ints, box: Box) -> Ints:
+    """Voxels that lie in a box."""
+    return voxels[((voxels >= box.start) & (voxels < box.stop)).all(axis=1)]
+
+
+def _to_native(region: Region, solution: Solution) -> Bools:
+    """The working answer on the native grid."""
+    if not region.is_coarse:
+        return solution.mask
+    low, high = np.float32(0.4999), np.float32(0.5001)
+    settled = np.where(
+        solution.mask,
+        np.maximum(solution.probability, high),
+        np.minimum(solution.probability, low),
+    )
+    return np.asarray(region.enlarge(settled) > 0.5)
+
+
+def _corrected(case: _Case, before: Bools, solution: Solution, native: Bools) -> Bools:
+    """The mask as it stood with the local effect of the new marks."""
+    region, hints = case.region, case.hints
+    out = before.copy()
+    work = region.shrink(before) > 0.5
+    marks = _marks(case, before)
+    for voxels, positive in ((hints.new_inside, True), (hints.new_outside, False)):
+        voxels = _within(voxels, region.box)
+        if not len(voxels):
+            continue
+        marked = np.zeros(work.shape, bool)
+        marked[tuple(region.to_working(voxels).T)] = True
+        if len(voxels) == 1:
+            marked |= _ball(case, work, voxels[0], positive)
+            marked &= marks.inside if positive else marks.outside
+        flipped = settle(work, solution.mask, marked, positive, region.spacing)
+        if region.is_coarse:
+            flipped = region.repeat(flipped) & (native == positive)
+        out[flipped] = positive
+    return out
+
+
+def _obey(case: _Case, native: Bools) -> Bools:
+    """Set and clear the very voxels the user marked, and leave the obstacles free."""
+    out = native.copy()
+    start = np.array(case.region.box.start)
+    if case.obstacles is not None:
+        out &= ~case.obstacles.inside(case.region.box)
+    for voxels, value in ((case.hints.outside, False), (case.hints.inside, True)):
+        out[tuple((_within(voxels, case.region.box) - start).T)] = value
+    return out
+
+
+def _whole_patch(case: _Case, native: Bools) -> MaskPatch:
+    """The answer as a patch of the volume, parts of the old mask beyond the region included."""
+    region, previous = case.region, case.hints.previous
+    patch = MaskPatch(region.box, native)
+    if previous is None or not case.hints.is_correction or region.box.contains(previous.box):
+        inner = box_of_mask(native)
+        return (
+            MaskPatch(inner.shift(region.box.start), native[inner.slices])
+            if not inner.is_empty
+            else MaskPatch.empty()
+        )
+    box = region.box.union(previous.box)
+    mask = previous.inside(box)
+    mask[region.box.relative_to(box).slices] = patch.mask
+    return MaskPatch(box, mask).trimmed()
