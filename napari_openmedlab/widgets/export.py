@@ -36,6 +36,7 @@ from napari_openmedlab.bridge.exporting import (
     suggested_path,
     write_job,
 )
+from napari_openmedlab.bridge.viewer import plain_viewer
 from napari_openmedlab.errors import OpenMedLabError
 from napari_openmedlab.io.suffixes import stem_of, suffix_of
 from napari_openmedlab.session.session import Session
@@ -109,6 +110,7 @@ class ExportWidget(QWidget):
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
+        viewer = plain_viewer(viewer)
         self._viewer = viewer
         self._job: ExportJob | None = None
         self._writer = _Writer()

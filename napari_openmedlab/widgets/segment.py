@@ -17,6 +17,7 @@ from qtpy.QtWidgets import QScrollArea, QVBoxLayout, QWidget
 
 from napari_openmedlab.bridge.exporting import mark_session
 from napari_openmedlab.bridge.sessions import ViewerSessions
+from napari_openmedlab.bridge.viewer import plain_viewer
 from napari_openmedlab.errors import OpenMedLabError
 from napari_openmedlab.geometry.prompts import PromptSet
 from napari_openmedlab.session import store
@@ -55,6 +56,7 @@ class SegmentWidget(QWidget):
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
+        viewer = plain_viewer(viewer)
         self._viewer = viewer
         self._life = PanelLife(ViewerSessions(viewer))
         self._had_parent = False

@@ -133,12 +133,10 @@ def viewer(make_napari_viewer):
 
 @pytest.fixture
 def make_panel(qtbot):
-    """Return a function that docks a Segment panel in a viewer."""
-    from napari_openmedlab.widgets.segment import SegmentWidget
+    """Return a function that opens the Segment panel as napari's Plugins menu does."""
 
     def make(viewer):
-        panel = SegmentWidget(viewer)
-        viewer.window.add_dock_widget(panel, name="Segment")
+        _, panel = viewer.window.add_plugin_dock_widget("napari-openmedlab", "Segment")
         pump()
         return panel
 

@@ -14,7 +14,6 @@ from conftest import Hand, add_volume, phantom, pump, wait_for
 from qtpy.QtCore import Qt
 
 from napari_openmedlab.io.api import read
-from napari_openmedlab.widgets.export import ExportWidget
 from napari_openmedlab.widgets.tools import Tool
 
 pytestmark = pytest.mark.gui
@@ -45,8 +44,7 @@ def exporting(viewer, make_panel, qtbot, scan):
     hand.click(image, (14, 40, 36))
     wait_for(qtbot, lambda: bool((panel.session.labels == 2).any()))
     panel.session.update_object(2, name="left kidney")
-    export = ExportWidget(viewer)
-    viewer.window.add_dock_widget(export, name="Export")
+    _, export = viewer.window.add_plugin_dock_widget("napari-openmedlab", "Export")
     pump()
     return panel, export
 
@@ -173,8 +171,7 @@ def test_plain_labels_layer_is_exported_too(viewer, qtbot, tmp_path):
     labels = np.zeros((5, 6, 7), dtype=int)
     labels[1:3, 2:4, 2:5] = 3
     viewer.add_labels(labels, scale=(2, 1, 1), units=("mm",) * 3, name="hand made")
-    export = ExportWidget(viewer)
-    viewer.window.add_dock_widget(export, name="Export")
+    _, export = viewer.window.add_plugin_dock_widget("napari-openmedlab", "Export")
     export.path.setText(str(tmp_path / "hand.nii.gz"))
     export.export.click()
     finish(qtbot, export)

@@ -204,7 +204,7 @@ def test_answer_tells_size_time_and_doubt():
     doubt = Prediction(box, np.ones(box.shape, bool), score=0.3, notes=("Leaks at the top.",))
     text, severity = answer_text(session, 1, doubt)
     assert severity == "unsure"
-    assert text.endswith("(unsure: look closely). Leaks at the top.")
+    assert text.endswith("(unsure). Leaks at the top.")
     found.voxels = 0
     text, severity = answer_text(session, 1, sure)
     assert "nothing was found" in text
