@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from blocks import two_blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,8 +57,6 @@ def test_ras_means_nothing_without_patient_axes(write_json):
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_points_boxes_and_clicks_come_back_to_the_bit(tmp_path_factory, data):
-    from conftest import two_blocks
-
     volume = two_blocks()
     index = st.tuples(*(st.floats(0, n - 1) for n in volume.geometry.shape))
     place = index.map(lambda i: tuple(volume.geometry.to_world(i)))
