@@ -12,6 +12,7 @@ from napari.layers import Labels
 from numpy.typing import NDArray
 
 from napari_openmedlab.bridge.layers import tag_of, volume_of_layer
+from napari_openmedlab.bridge.objects import SESSION_KEY
 from napari_openmedlab.geometry.volume import Volume
 from napari_openmedlab.io.sidecar import LabelInfo
 from napari_openmedlab.session.export import provenance_of
@@ -21,13 +22,10 @@ __all__ = [
     "ExportJob",
     "job_of_layer",
     "job_of_session",
-    "mark_session",
     "marked_session",
     "suggested_path",
     "write_job",
 ]
-
-_SESSION_KEY = "openmedlab_session"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,17 +52,9 @@ class ExportJob:
     provenance: Mapping[str, Any]
 
 
-def mark_session(layer: Labels, session: Session | None) -> None:
-    """Note in a labels layer which session it shows, so that another panel finds it there."""
-    if session is None:
-        layer.metadata.pop(_SESSION_KEY, None)
-    else:
-        layer.metadata[_SESSION_KEY] = session
-
-
 def marked_session(layer: Labels) -> Session | None:
     """Return the session a labels layer shows, ``None`` for any other labels layer."""
-    found = layer.metadata.get(_SESSION_KEY)
+    found = layer.metadata.get(SESSION_KEY)
     data = np.asarray(layer.data) if isinstance(found, Session) else None
     # A layer that was given another array since no longer shows the session.
     return found if data is not None and np.shares_memory(data, found.labels) else None

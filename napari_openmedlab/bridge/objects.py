@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from napari_openmedlab.session.objects import SegmentObject
     from napari_openmedlab.session.session import Session
 
-__all__ = ["labels_layer_for", "show_objects"]
+__all__ = ["SESSION_KEY", "labels_layer_for", "show_objects"]
+
+SESSION_KEY = "openmedlab_session"
+"""Where a labels layer keeps its session, so that the Export panel finds it there."""
 
 
 def labels_layer_for(session: Session, layer: Layer) -> LayerData:
@@ -36,7 +39,10 @@ def labels_layer_for(session: Session, layer: Layer) -> LayerData:
         "name": f"{layer.name} objects",
         **layer_spatial(layer),
         "opacity": 0.5,
-        "metadata": {METADATA_KEY: LayerTag.new("labels", session.volume)},
+        "metadata": {
+            METADATA_KEY: LayerTag.new("labels", session.volume),
+            SESSION_KEY: session,
+        },
         "colormap": _colormap(session.objects),
         "features": label_features({o.id: o for o in session.objects}),
     }

@@ -32,8 +32,9 @@ def answer_text(session: Session, object_id: int, prediction: Prediction) -> tup
     volume = volume_text(session, found)
     size = f"{volume[:-3]} voxels" if volume.endswith(" vx") else f"{volume} ml"
     sure = math.isnan(prediction.score) or prediction.score >= _SURE
-    score = "" if math.isnan(prediction.score) else f" Score {prediction.score:.2f}"
-    score += "" if not score else (" (sure)." if sure else " (unsure).")
+    score = f" Score {prediction.score:.2f} ({'sure' if sure else 'unsure'})."
+    if math.isnan(prediction.score) or "confidence" in notes.lower():
+        score = ""  # the engine has none, or says it in its own words
     text = f"{found.name}: {size} in {prediction.seconds:.1f} s.{score} {notes}".strip()
     return text, "done" if sure and not notes else "unsure"
 

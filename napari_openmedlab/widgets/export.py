@@ -120,7 +120,9 @@ class ExportWidget(QWidget):
         self._soon.setInterval(0)
         self._follower = _Follower(self._soon.start)
         self._build()
-        self._chooser = LayerChooser(viewer, self.source, _is_labels, self)
+        self._chooser = LayerChooser(
+            viewer, self.source, _is_labels, preferred=_shows_session, parent=self
+        )
         self._connect()
         self._chooser.refresh()
         self.refresh()
@@ -313,6 +315,10 @@ class ExportWidget(QWidget):
 
 def _is_labels(layer: Layer) -> bool:
     return isinstance(layer, Labels)
+
+
+def _shows_session(layer: Labels) -> bool:
+    return marked_session(layer) is not None
 
 
 def _job_of(layer: Labels) -> ExportJob:

@@ -21,6 +21,8 @@ class LayerChooser(QObject):
     box : QComboBox
     wanted : callable(Layer) -> bool
         Which layers are listed.
+    preferred : callable(Layer) -> bool, optional
+        Which of them is taken first while the user has chosen none.
 
     Attributes
     ----------
@@ -35,12 +37,16 @@ class LayerChooser(QObject):
         viewer: Any,
         box: QComboBox,
         wanted: Callable[[Layer], bool],
+        *,
+        preferred: Callable[[Layer], bool] | None = None,
         parent: QObject | None = None,
     ) -> None:
         super().__init__(parent)
         self._viewer = viewer
         self._box = box
         self._wanted = wanted
+        self._preferred = preferred if preferred is not None else wanted
+        self._by_hand = False
         self._layers: list[Layer] = []
         self._current: Layer | None = None
         self._events = viewer.layers.events
@@ -68,7 +74,11 @@ class LayerChooser(QObject):
         self._layers = [layer for layer in self._viewer.layers if self._wanted(layer)]
         self._box.clear()
         self._box.addItems([layer.name for layer in self._layers])
+        self._by_hand &= self._current in self._layers
         kept = self._current if self._current in self._layers else None
+        best = [layer for layer in self._layers if self._preferred(layer)]
+        if best and not self._by_hand and kept not in best:
+            kept = best[-1]  # what the user did not choose gives way to something better
         newest = self._layers[-1] if self._layers else None
         self.choose(kept if kept is not None else newest)
 
@@ -85,4 +95,5 @@ class LayerChooser(QObject):
 
     def _on_activated(self, row: int) -> None:
         if 0 <= row < len(self._layers):
+            self._by_hand = True
             self.choose(self._layers[row])

@@ -32,7 +32,7 @@ _TIPS = (
     "A locked object neither loses nor gains voxels",
 )
 _ID = Qt.ItemDataRole.UserRole
-_ROWS_SHOWN = 5
+_ROWS_SHOWN = 4
 
 
 def volume_text(session: Session, found: SegmentObject) -> str:
@@ -79,7 +79,7 @@ class ObjectTable(QTableWidget):
         row = self.fontMetrics().height() + 8
         self.verticalHeader().setDefaultSectionSize(row)
         self.setMinimumHeight(row * (_ROWS_SHOWN + 1))
-        self.setMaximumHeight(row * (_ROWS_SHOWN + 4))
+        self.setMaximumHeight(row * (_ROWS_SHOWN + 5))
         self.itemChanged.connect(self._on_item_changed)
         self.itemSelectionChanged.connect(self._on_selection)
         self.cellDoubleClicked.connect(self._on_double_click)

@@ -87,6 +87,7 @@ class StatusLine(QLabel):
         self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.setSizePolicy(_as_tall_as_its_text())
         self.setToolTip("What happened last")
+        self.setMinimumHeight(2 * self.fontMetrics().height() + 10)
         self.severity = "info"
         self.say("Choose an image to begin.")
 
@@ -147,7 +148,7 @@ class EngineSection(QGroupBox):
             "Who keeps a voxel that two objects want. Locked objects always keep theirs."
         )
         self.overlap.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        self.avoid = QCheckBox("Neighbours are obstacles")
+        self.avoid = QCheckBox("Avoid neighbours")
         self.avoid.setToolTip("Tell the engine that voxels of other objects can't belong to this")
         self.avoid.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.more.toggled.connect(self.form.setVisible)
@@ -157,8 +158,10 @@ class EngineSection(QGroupBox):
         layout = QVBoxLayout(self)
         layout.addLayout(top)
         layout.addWidget(self.form)
-        layout.addWidget(self.overlap)
-        layout.addWidget(self.avoid)
+        others = QHBoxLayout()
+        others.addWidget(self.overlap, 1)
+        others.addWidget(self.avoid)
+        layout.addLayout(others)
 
 
 class PromptSection(QGroupBox):

@@ -15,7 +15,6 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtWidgets import QScrollArea, QVBoxLayout, QWidget
 
-from napari_openmedlab.bridge.exporting import mark_session
 from napari_openmedlab.bridge.sessions import ViewerSessions
 from napari_openmedlab.bridge.viewer import plain_viewer
 from napari_openmedlab.errors import OpenMedLabError
@@ -69,7 +68,7 @@ class SegmentWidget(QWidget):
         self._refresher = QTimer(self)
         self._refresher.setSingleShot(True)
         self._refresher.timeout.connect(self._refresh)
-        self._chooser = LayerChooser(viewer, self.image.choice, _is_image, self)
+        self._chooser = LayerChooser(viewer, self.image.choice, _is_image, parent=self)
         self._connect()
         self._chooser.refresh()
         self._refresh()
@@ -188,7 +187,6 @@ class SegmentWidget(QWidget):
         controller.progressed.connect(self._on_progress)
         for signal in _signals_of(session):
             signal.connect(self._schedule)
-        mark_session(self.sessions.labels_of(session), session)
         spacing = min(session.volume.geometry.spacing[1:])
         self.prompts.brush.blockSignals(True)
         self.prompts.brush.setSuffix(f" {session.volume.geometry.unit}")

@@ -205,3 +205,20 @@ def test_export_closed_while_writing_is_clean(exporting, qtbot, scan, viewer):
     )
     pump(100)
     assert scan.with_name("scan_mask.nii.gz").exists()
+
+
+def test_export_panel_opened_first_turns_to_the_session(viewer, make_panel, qtbot):
+    image = add_volume(viewer, phantom())
+    viewer.add_labels(np.ones(phantom().geometry.shape, dtype=int), name="reference")
+    _, export = viewer.window.add_plugin_dock_widget("napari-openmedlab", "Export")
+    assert export.source.currentText() == "reference"
+    panel = make_panel(viewer)
+    assert export.source.currentText() == "phantom objects"
+    panel.prompts.tools[Tool.CLICK].click()
+    Hand(viewer).click(image, (8, 20, 12))
+    wait_for(qtbot, lambda: export.objects.count() == 1)
+    export.source.setCurrentText("reference")
+    export.source.activated.emit(export.source.currentIndex())
+    panel.session.add_object()
+    viewer.add_labels(np.zeros((2, 2, 2), dtype=int))
+    assert export.source.currentText() == "reference"
