@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from napari_openmedlab.errors import GeometryError
 from napari_openmedlab.geometry.boxes import Box, box_of_mask
 
-__all__ = ["LabelPatch", "MaskPatch", "smallest_label_dtype"]
+__all__ = ["LabelPatch", "MaskPatch", "count_labels", "smallest_label_dtype"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,3 +136,28 @@ def smallest_label_dtype(largest: int) -> np.dtype[Any]:
         if 0 <= largest <= np.iinfo(dtype).max:
             return np.dtype(dtype)
     raise GeometryError(f"label values run from 0 to 4294967295, got {largest}")
+
+
+def count_labels(labels: NDArray[Any]) -> dict[int, int]:
+    """Return how many voxels each label value has, 0 left out.
+
+    Parameters
+    ----------
+    labels : ndarray of int, shape (z, y, x), no negative values
+
+    Notes
+    -----
+    Counted plane by plane: a histogram of the whole array would first copy it to 64 bits.
+    """
+    total: dict[int, int] = {}
+    for plane in labels:
+        if labels.dtype.itemsize <= 2:
+            found = np.bincount(plane.astype(np.uint16, copy=False).ravel())
+            values = np.flatnonzero(found)
+            counts = found[values]
+        else:
+            values, counts = np.unique(plane, return_counts=True)
+        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+            total[value] = total.get(value, 0) + count
+    total.pop(0, None)
+    return total

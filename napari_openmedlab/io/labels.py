@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_openmedlab.errors import GeometryError, WriteError
-from napari_openmedlab.geometry.labels import smallest_label_dtype
+from napari_openmedlab.geometry.labels import count_labels, smallest_label_dtype
 from napari_openmedlab.geometry.volume import Geometry, Volume
 from napari_openmedlab.io import sidecar
 from napari_openmedlab.io.atomic import resolved_target, staging
@@ -90,26 +90,9 @@ def _checked(labels: Any, volume: Volume) -> NDArray[Any]:
     return array
 
 
-def _counts(labels: NDArray[Any]) -> dict[int, int]:
-    """Return voxels per label value, 0 left out; slab by slab, so memory stays small."""
-    total: dict[int, int] = {}
-    for plane in labels:
-        if labels.dtype.itemsize <= 2:
-            found = np.bincount(plane.astype(np.uint16, copy=False).ravel())
-            present = np.flatnonzero(found)
-            pairs = zip(present.tolist(), found[present].tolist(), strict=True)
-        else:
-            values, counts = np.unique(plane, return_counts=True)
-            pairs = zip(values.tolist(), counts.tolist(), strict=True)
-        for value, count in pairs:
-            total[int(value)] = total.get(int(value), 0) + count
-    total.pop(0, None)
-    return total
-
-
 def _rows(labels: NDArray[Any], objects: Mapping[int, LabelInfo]) -> tuple[ObjectRow, ...]:
     """Return a row for every named object and every value in the array, by value."""
-    counts = _counts(labels)
+    counts = count_labels(labels)
     unnamed = {value: LabelInfo(f"label {value}", _GREY) for value in counts}
     return tuple(
         ObjectRow(value, info, counts.get(value, 0))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from napari_openmedlab.errors import SessionError
 from napari_openmedlab.geometry.boxes import Box
-from napari_openmedlab.geometry.labels import LabelPatch, MaskPatch
+from napari_openmedlab.geometry.labels import LabelPatch, MaskPatch, count_labels
 from napari_openmedlab.session.history import LabelChange
 from napari_openmedlab.session.objects import LARGEST_ID
 
@@ -70,12 +70,12 @@ class LabelMap:
         from scipy import ndimage
 
         found = ndimage.find_objects(self.array)
-        totals = np.bincount(self.array.ravel())
+        totals = count_labels(self.array)
         for value, where in enumerate(found, start=1):
             if where is not None:
                 starts, stops = zip(*((s.start, s.stop) for s in where), strict=True)
                 self._boxes[value] = Box(starts, stops)
-                self.counts[value] = int(totals[value])
+                self.counts[value] = totals[value]
 
     def box_of(self, value: int) -> Box:
         """Return a box that holds all voxels of this value (an empty one if there are none)."""

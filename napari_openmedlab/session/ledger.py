@@ -16,7 +16,7 @@ from psygnal import Signal
 
 from napari_openmedlab.errors import SessionError
 from napari_openmedlab.geometry.boxes import Box
-from napari_openmedlab.geometry.labels import MaskPatch
+from napari_openmedlab.geometry.labels import MaskPatch, count_labels
 from napari_openmedlab.geometry.volume import Volume
 from napari_openmedlab.session.history import (
     DEFAULT_BUDGET,
@@ -148,8 +148,7 @@ class Ledger:
 
     def count_voxels(self) -> dict[int, int]:
         """Return the voxels of each value, counted in the whole array."""
-        found = np.bincount(self.labels.ravel())
-        return {int(value): int(found[value]) for value in np.flatnonzero(found) if value}
+        return count_labels(self.labels)
 
     def get(self, object_id: int | None = None) -> SegmentObject:
         """Return an object (default: the active one), or raise :class:`SessionError`."""

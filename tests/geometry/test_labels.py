@@ -9,7 +9,12 @@ from strategies import boxes_in
 
 from napari_openmedlab.errors import GeometryError
 from napari_openmedlab.geometry.boxes import Box
-from napari_openmedlab.geometry.labels import LabelPatch, MaskPatch, smallest_label_dtype
+from napari_openmedlab.geometry.labels import (
+    LabelPatch,
+    MaskPatch,
+    count_labels,
+    smallest_label_dtype,
+)
 
 SHAPE = (4, 5, 6)
 masks = arrays(bool, SHAPE)
@@ -64,3 +69,13 @@ def test_the_smallest_type_that_fits_is_taken(largest):
 def test_labels_out_of_range_are_refused(value):
     with pytest.raises(GeometryError, match="0 to 4294967295"):
         smallest_label_dtype(value)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, np.uint16, np.int32, np.uint32])
+def test_counts_agree_with_a_plain_histogram(dtype):
+    labels = np.random.default_rng(1).integers(0, 5, (3, 40, 50)).astype(dtype)
+    values, counts = np.unique(labels, return_counts=True)
+    expected = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    del expected[0]
+    assert count_labels(labels) == expected
+    assert count_labels(np.zeros((2, 2, 2), dtype)) == {}
