@@ -7,37 +7,29 @@ Everything here runs in the window's thread. The controller holds what is neithe
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from app_model.types import KeyCode, KeyMod
 from napari.layers import Layer
-from qtpy.QtCore import QObject, Qt, QTimer, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_openmedlab.bridge.positions import jump_to
-from napari_openmedlab.errors import OpenMedLabError, SessionError
+from napari_openmedlab.errors import OpenMedLabError
 from napari_openmedlab.geometry.labels import MaskPatch
 from napari_openmedlab.geometry.prompts import MaskPrompt, Point, PromptSet
-from napari_openmedlab.models.contract import Prediction, Progress, Request
 from napari_openmedlab.session.session import Session
-from napari_openmedlab.widgets.answers import answer_text, waits_for
+from napari_openmedlab.widgets.answers import waits_for
 from napari_openmedlab.widgets.canvas_input import CanvasInput
 from napari_openmedlab.widgets.gestures import Gesture, ToolState, prompts_after, rectangle_path
 from napari_openmedlab.widgets.point_rows import COLOURS
 from napari_openmedlab.widgets.prompt_layers import PromptLayers
+from napari_openmedlab.widgets.requests import RequestDesk
 from napari_openmedlab.widgets.tools import SIGN_KEY, TOOLS, Tool
 from napari_openmedlab.widgets.worker_bridge import WorkerBridge
 
 __all__ = ["SegmentController"]
-
-
-@dataclass(frozen=True, eq=False)
-class _Asked:
-    """A request that waits for its answer."""
-
-    request: Request
-    object_id: int
 
 
 class SegmentController(QObject):
@@ -80,8 +72,10 @@ class SegmentController(QObject):
         self.image = image
         self._state = ToolState(brush=4 * min(session.volume.geometry.spacing[1:]))
         self._viewer = viewer
-        self._worker = worker
-        self._asked: dict[int, _Asked] = {}
+        self._desk = RequestDesk(session, worker, self)
+        self._desk.said.connect(self.said)
+        self._desk.busy_changed.connect(self.busy_changed)
+        self._desk.progressed.connect(self.progressed)
         self._closed = False
         self._look_again = QTimer(self)
         self._look_again.setSingleShot(True)
@@ -104,8 +98,7 @@ class SegmentController(QObject):
             return
         self._closed = True
         self._input.unbind()
-        self._asked.clear()
-        self._worker.cancel()
+        self._desk.close()
         self._connect(off=True)
         self.layers.close(remove=remove_layers)
 
@@ -228,7 +221,7 @@ class SegmentController(QObject):
 
     def clear_prompts(self) -> None:
         """Take all prompts of the active object away."""
-        self._worker.cancel()
+        self._desk.cancel()
         self._set_corner(None)
         self._try(self.session.clear_prompts)
         self._show_prompts()
@@ -243,57 +236,17 @@ class SegmentController(QObject):
 
     def run(self) -> None:
         """Ask the engine for the active object, with the prompts there are."""
-        self._try(self._submit)
+        self._try(self._desk.submit)
 
     def run_for(self, object_ids: Iterable[int]) -> None:
         """Ask the engine for several objects, one after the other."""
         for object_id in object_ids:
-            self._try(lambda n=object_id: self._submit(n))
-
-    def _submit(self, object_id: int | None = None) -> None:
-        active = self.session.get(object_id)
-        if not active.prompts.has_positive:
-            raise SessionError(
-                "Mark where the object is first: an extreme point, a box, a click inside it, "
-                "or a mask."
-            )
-        request = self.session.request(active.id)
-        engine = self.session.choice.engine
-        number = self._worker.submit(engine, self.session.volume, request, active.id)
-        self._asked = {k: a for k, a in self._asked.items() if a.object_id != active.id}
-        self._asked[number] = _Asked(request, active.id)
-        self.busy_changed.emit(True)
-        self.said.emit(f"Segmenting {active.name}…", "busy")
+            self._try(lambda n=object_id: self._desk.submit(n))
 
     def cancel(self) -> None:
         """Stop the engine; prompts and masks stay as they are."""
-        self._asked.clear()
-        self._worker.cancel()
-        self.busy_changed.emit(False)
+        self._desk.cancel()
         self.said.emit("Cancelled. Prompts and masks are as they were.", "info")
-
-    def _on_finished(self, generation: int, prediction: Prediction) -> None:
-        asked = self._asked.pop(generation, None)
-        if asked is None or self._closed or not self._worker.is_current(generation):
-            return
-        try:
-            self.session.apply(prediction, asked.request, asked.object_id)
-        except OpenMedLabError as error:
-            self.said.emit(str(error), "error")
-            return
-        self.said.emit(*answer_text(self.session, asked.object_id, prediction))
-
-    def _on_failed(self, generation: int, error: OpenMedLabError) -> None:
-        if self._asked.pop(generation, None) is not None and not self._closed:
-            self.said.emit(str(error), "error")
-
-    def _on_progressed(self, generation: int, progress: Progress) -> None:
-        if generation in self._asked:
-            self.progressed.emit(progress)
-
-    def _on_idle(self) -> None:
-        if not self._closed and not self._worker.busy:
-            self.busy_changed.emit(False)
 
     # -- objects and history ---------------------------------------------------------------
 
@@ -306,12 +259,10 @@ class SegmentController(QObject):
         self._travel(self.session.redo, "Nothing to redo.")
 
     def _travel(self, step: Any, nothing: str) -> None:
-        self._asked.clear()
-        self._worker.cancel()
+        self._desk.cancel()
         self._set_corner(None)
         moved = bool(step())
         self._show_prompts()
-        self.busy_changed.emit(False)
         if not moved:
             self.said.emit(nothing, "info")
             return
@@ -339,7 +290,7 @@ class SegmentController(QObject):
         """Remove the active object and its mask."""
         active = self.session.active
         if active is not None:
-            self._asked = {k: a for k, a in self._asked.items() if a.object_id != active.id}
+            self._desk.forget(active.id)
             self._set_corner(None)
             if self._try(lambda: self.session.remove_object(active.id)):
                 self.said.emit(f"{active.name} was deleted; Undo brings it back.", "info")
@@ -405,18 +356,6 @@ class SegmentController(QObject):
             self.choose_tool(None)
 
     def _connect(self, *, off: bool = False) -> None:
-        queued = Qt.ConnectionType.QueuedConnection
-        signals = (
-            (self._worker.finished, self._on_finished),
-            (self._worker.failed, self._on_failed),
-            (self._worker.progressed, self._on_progressed),
-            (self._worker.idle, self._on_idle),
-        )
-        for signal, slot in signals:
-            if off:
-                signal.disconnect(slot)
-            else:
-                signal.connect(slot, queued)
         for name, listener in (
             (self.session.prompts_changed, self._on_prompts_changed),
             (self.session.active_changed, self._show_prompts),

@@ -196,7 +196,8 @@ class ExportWidget(QWidget):
         self.browse.clicked.connect(self._on_browse)
         self.export.clicked.connect(self.run)
         chooser, follower = self._chooser, self._follower
-        self.destroyed.connect(lambda: (chooser.stop(), follower.follow(None)))
+        self.destroyed.connect(lambda: chooser.stop())
+        self.destroyed.connect(lambda: follower.follow(None))
 
     # -- what there is to export -----------------------------------------------------------
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_openmedlab.bridge.sessions import ViewerSessions
+from napari_openmedlab.session.history import Step
+from napari_openmedlab.session.session import Session
 from napari_openmedlab.widgets.worker_bridge import ActivityEntry, WorkerBridge
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from napari_openmedlab.widgets.image_chooser import LayerChooser
 
 __all__ = ["PanelLife"]
+
+_NEVER = object()
 
 
 class PanelLife:
@@ -41,6 +45,7 @@ class PanelLife:
         self.worker = WorkerBridge()
         self.activity = ActivityEntry()
         self.controller: SegmentController | None = None
+        self._saved: dict[Session, Step | None] = {}
         self._chooser: LayerChooser | None = None
         self._on_end: list[Any] = []
         self._ended = False
@@ -52,6 +57,10 @@ class PanelLife:
         application = QApplication.instance()
         if application is not None:
             application.aboutToQuit.connect(self._on_destroyed)
+
+    def note_saved(self, session: Session) -> None:
+        """Remember that the user saved the session: unchanged since, it needs no recovery."""
+        self._saved[session] = session.history.last
 
     def at_end(self, command: Any) -> None:
         """Call this when the panel ends, before anything is closed."""
@@ -71,6 +80,10 @@ class PanelLife:
         self.worker.close()
         if self._chooser is not None:
             self._chooser.stop()
+        for session in self.sessions.sessions:
+            autosave = self.sessions.autosave_of(session)
+            if autosave and self._saved.get(session, _NEVER) is session.history.last:
+                autosave.discard()
         self.sessions.close()
 
     def _on_destroyed(self, *_: Any) -> None:

@@ -298,9 +298,14 @@ class SegmentWidget(QWidget):
     def _on_save(self) -> None:
         self._ask_and(
             lambda s: files.ask_save(self, "Save session", s, store.SUFFIX, files.SESSION_FILTER),
-            lambda path, s: store.save(s, path),
+            self._save,
             "Session saved: {}",
         )
+
+    def _save(self, path: Path, session: Session) -> Path:
+        target = store.save(session, path)
+        self._life.note_saved(session)
+        return target
 
     def _on_save_prompts(self) -> None:
         self._ask_and(

@@ -104,7 +104,7 @@ def test_low_score_is_said(scene, qtbot):
     panel.prompts.tools[Tool.CLICK].click()
     hand.click(image, (12, 30, 22))
     wait_for(qtbot, lambda: masked(panel))
-    assert "unsure" in panel.run.status.text()
+    assert "Low confidence" in panel.run.status.text()
     assert panel.run.status.severity == "unsure"
 
 
@@ -375,3 +375,17 @@ def test_work_is_autosaved_and_found_after_the_viewer_closed(scene, qtbot, tmp_p
     pump(100)
     entry = find_recoverable(tmp_path / "autosave")[0]
     np.testing.assert_array_equal(store.load(entry.path, phantom()).labels, kept)
+
+
+def test_saved_work_is_not_offered_as_unfinished(scene, qtbot, tmp_path, monkeypatch):
+    viewer, image, panel, hand = scene
+    panel.prompts.tools[Tool.CLICK].click()
+    hand.click(image, (12, 30, 22))
+    wait_for(qtbot, lambda: masked(panel) and idle(panel))
+    ask = "napari_openmedlab.widgets.session_files.QFileDialog.getSaveFileName"
+    monkeypatch.setattr(ask, lambda *a, **k: (str(tmp_path / "work.omlsession"), ""))
+    panel.files.save.click()
+    assert panel.run.status.severity == "done"
+    viewer.window.remove_dock_widget(panel)
+    pump(100)
+    assert not find_recoverable(tmp_path / "autosave")
