@@ -1,0 +1,112 @@
+"""Make the documentation's screenshots: a real window, the real panels, the samples.
+
+Usage: ``python tools/make_screenshots.py`` on a machine with a screen, or under ``xvfb-run -a -s
+"-screen 0 1600x1000x24"``.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+SETTINGS = tempfile.TemporaryDirectory()  # neither reads nor writes the user's settings
+os.environ["NAPARI_CONFIG"] = str(Path(SETTINGS.name) / "settings.yaml")
+os.environ["XDG_DATA_HOME"] = SETTINGS.name
+
+import napari  # noqa: E402
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+from qtpy.QtTest import QTest  # noqa: E402
+
+from napari_openmedlab.bridge.layers import volume_to_layer_data  # noqa: E402
+from napari_openmedlab.geometry.prompts import PromptSet  # noqa: E402
+from napari_openmedlab.sample_data import extreme_points, load, prompts_path  # noqa: E402
+from napari_openmedlab.widgets.export import ExportWidget  # noqa: E402
+from napari_openmedlab.widgets.segment import SegmentWidget  # noqa: E402
+from napari_openmedlab.widgets.tools import Tool  # noqa: E402
+
+IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
+
+
+def open_panel(sample: str) -> tuple[napari.Viewer, SegmentWidget]:
+    """Return a window with the sample and the Segment panel."""
+    viewer = napari.Viewer(show=True)
+    viewer.window.resize(1500, 950)
+    data, keywords, _ = volume_to_layer_data(load(sample)[0])
+    viewer.add_image(data, **keywords)
+    panel = SegmentWidget(viewer)
+    viewer.window.add_dock_widget(panel, name="Segment (OpenMedLab)")
+    QTest.qWait(500)
+    return viewer, panel
+
+
+def wait_for_answer(panel: SegmentWidget) -> None:
+    """Wait until every object that has prompts has its mask."""
+    for _ in range(300):
+        QTest.qWait(100)
+        session = panel.session
+        if session is not None and all(o.voxels for o in session.objects if o.prompts.has_positive):
+            return
+    raise SystemExit("the engine gave no answer")
+
+
+def shoot(viewer: napari.Viewer, name: str) -> None:
+    """Save the window as a small PNG."""
+    QTest.qWait(500)
+    pixels = np.asarray(viewer.screenshot(canvas_only=False, flash=False))[..., :3]
+    picture = Image.fromarray(pixels).quantize(255, dither=Image.Dither.NONE)
+    picture.save(IMAGES / f"{name}.png", optimize=True)
+
+
+def ct_pictures() -> None:
+    """Show five organs of the CT in three planes, in 3D, and the Export panel."""
+    viewer, panel = open_panel("ct_torso")
+    panel.load_prompts(prompts_path("ct_torso"))
+    wait_for_answer(panel)
+    panel.session.set_active(panel.session.objects[0].id)
+    panel.prompts.tools[Tool.EXTREME].click()
+    for plane in ("axial", "coronal", "sagittal", "3d"):
+        panel.image.views[plane].click()
+        panel.objects.jump.click()
+        viewer.reset_view()
+        if plane == "3d":
+            viewer.scene.camera.angles = (8, 25, 0)
+        shoot(viewer, f"segment_{plane}")
+    panel.image.views["axial"].click()
+    panel.objects.jump.click()
+    viewer.reset_view()
+    viewer.window.add_dock_widget(ExportWidget(viewer), name="Export (OpenMedLab)", tabify=True)
+    shoot(viewer, "export")
+    viewer.close()
+
+
+def mr_picture() -> None:
+    """Show the MR with a locked spleen and a kidney from a click."""
+    viewer, panel = open_panel("mr_abdomen")
+    volume, labels, names = load("mr_abdomen")
+    value = {name: number for number, name in names.items()}
+    session = panel.session
+    spleen = session.active or session.add_object()
+    session.update_object(spleen.id, name="spleen")
+    session.set_prompts(
+        PromptSet(tuple(extreme_points(labels, value["spleen"], volume.geometry))), spleen.id
+    )
+    panel.run.run.click()
+    wait_for_answer(panel)
+    panel.objects.accept.click()
+    session.update_object(session.active_id, name="kidney left")
+    panel.prompts.tools[Tool.CLICK].click()
+    middle = np.argwhere(labels == value["kidney left"]).mean(axis=0)
+    session.set_prompts(session.active.prompts.with_click(volume.geometry.to_world(middle)))
+    panel.run.run.click()
+    wait_for_answer(panel)
+    panel.objects.jump.click()
+    viewer.reset_view()
+    shoot(viewer, "tutorial_mr")
+    viewer.close()
+
+
+if __name__ == "__main__":
+    ct_pictures()
+    mr_picture()
