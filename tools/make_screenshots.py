@@ -12,7 +12,7 @@ from pathlib import Path
 
 SETTINGS = tempfile.TemporaryDirectory()  # neither reads nor writes the user's settings
 os.environ["NAPARI_CONFIG"] = str(Path(SETTINGS.name) / "settings.yaml")
-os.environ["XDG_DATA_HOME"] = SETTINGS.name
+os.environ["XDG_DATA_HOME"] = os.environ["HOME"] = SETTINGS.name
 
 import napari  # noqa: E402
 import numpy as np  # noqa: E402
@@ -55,8 +55,14 @@ def shoot(viewer: napari.Viewer, name: str) -> None:
     """Save the window as a small PNG."""
     QTest.qWait(500)
     pixels = np.asarray(viewer.screenshot(canvas_only=False, flash=False))[..., :3]
-    picture = Image.fromarray(pixels).quantize(255, dither=Image.Dither.NONE)
-    picture.save(IMAGES / f"{name}.png", optimize=True)
+    Image.fromarray(pixels).save(IMAGES / f"{name}.png", optimize=True)
+
+
+def show_extreme_point(viewer: napari.Viewer, panel: SegmentWidget) -> None:
+    """Go to the axial slice of the rightmost extreme point of the active object."""
+    session = panel.session
+    rightmost = min(session.active.prompts.extreme_points)  # LPS x grows to the left
+    viewer.dims.set_current_step(0, round(session.volume.geometry.to_index(rightmost)[0]))
 
 
 def ct_pictures() -> None:
@@ -70,12 +76,13 @@ def ct_pictures() -> None:
         panel.image.views[plane].click()
         panel.objects.jump.click()
         viewer.reset_view()
-        if plane == "3d":
-            viewer.scene.camera.angles = (8, 25, 0)
+        if plane == "axial":
+            show_extreme_point(viewer, panel)
+        if plane == "3d":  # from the front and a little from the left, head up
+            viewer.scene.camera.set_view_direction((0.1, 1, -0.35), up_direction=(-1, 0, 0))
         shoot(viewer, f"segment_{plane}")
     panel.image.views["axial"].click()
     panel.objects.jump.click()
-    viewer.reset_view()
     viewer.window.add_dock_widget(ExportWidget(viewer), name="Export (OpenMedLab)", tabify=True)
     shoot(viewer, "export")
     viewer.close()
