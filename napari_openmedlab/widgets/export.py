@@ -306,7 +306,7 @@ class ExportWidget(QWidget):
         text = str(masks[0]) if len(masks) == 1 else f"{len(masks)} masks in {masks[0].parent}"
         self.status.say(f"Written and checked: {text}, with names and colours in a JSON.", "done")
         show_info(f"Exported: {text}")
-        self._on_path()
+        self.warning.hide()
 
     def _on_failed(self, sentence: str) -> None:
         self._set_writing(False)

@@ -48,11 +48,13 @@ class PanelLife:
         self._saved: dict[Session, Step | None] = {}
         self._chooser: LayerChooser | None = None
         self._on_end: list[Any] = []
+        self._started = False
         self._ended = False
 
     def start(self, panel: QWidget, chooser: LayerChooser) -> None:
         """Stop by itself when the panel is destroyed or the application quits."""
         self._chooser = chooser
+        self._started = True
         panel.destroyed.connect(self._on_destroyed)
         application = QApplication.instance()
         if application is not None:
@@ -71,6 +73,9 @@ class PanelLife:
         if self._ended:
             return
         self._ended = True
+        application = QApplication.instance()
+        if application is not None and self._started:
+            application.aboutToQuit.disconnect(self._on_destroyed)  # it would keep us alive
         for command in self._on_end:
             command()
         if self.controller is not None:
@@ -85,6 +90,8 @@ class PanelLife:
             if autosave and self._saved.get(session, _NEVER) is session.history.last:
                 autosave.discard()
         self.sessions.close()
+        self._saved.clear()
+        self._on_end.clear()
 
     def _on_destroyed(self, *_: Any) -> None:
         self.end()

@@ -127,7 +127,10 @@ def test_existing_file_is_announced_and_kept_when_writing_fails(
     path = scan.with_name("scan_mask.nii.gz")
     export.export.click()
     finish(qtbot, export)
+    assert export.warning.isHidden()
+    export.path.textEdited.emit(export.path.text())
     assert "will be replaced" in export.warning.text()
+    assert not export.warning.isHidden()
     before = path.read_bytes()
     labels = panel.session.labels.copy()
 

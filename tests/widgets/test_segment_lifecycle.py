@@ -389,3 +389,21 @@ def test_saved_work_is_not_offered_as_unfinished(scene, qtbot, tmp_path, monkeyp
     viewer.window.remove_dock_widget(panel)
     pump(100)
     assert not find_recoverable(tmp_path / "autosave")
+
+
+def test_closed_panel_keeps_no_session_alive(viewer, make_panel, qtbot):
+    import gc
+    import weakref
+
+    image = add_volume(viewer, phantom())
+    panel = make_panel(viewer)
+    session = weakref.ref(panel.session)
+    viewer.window.remove_dock_widget(panel)
+    panel.deleteLater()
+    del panel
+    pump(100)
+    viewer.layers.clear()
+    del image
+    pump(50)
+    gc.collect()
+    assert session() is None
