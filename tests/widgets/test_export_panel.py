@@ -225,3 +225,27 @@ def test_export_panel_opened_first_turns_to_the_session(viewer, make_panel, qtbo
     panel.session.add_object()
     viewer.add_labels(np.zeros((2, 2, 2), dtype=int))
     assert export.source.currentText() == "reference"
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["ct_dicom_jpeg2000", "oblique/ct_pitch.nii.gz"])
+def test_real_scan_clicked_and_exported_in_place(
+    viewer, make_panel, qtbot, tmp_path, real_data, name
+):
+    (image,) = viewer.open(str(real_data / name), plugin="napari-openmedlab")
+    panel = make_panel(viewer)
+    assert panel.session is not None, panel.run.status.text()
+    target = tuple(n // 2 for n in image.data.shape)
+    panel.prompts.tools[Tool.CLICK].click()
+    Hand(viewer).click(image, target)
+    wait_for(qtbot, lambda: bool(panel.session.labels.any()), timeout=20000)
+    assert panel.session.labels[target] == 1
+    _, export = viewer.window.add_plugin_dock_widget("napari-openmedlab", "Export")
+    path = tmp_path / "mask.nii.gz"
+    export.path.setText(str(path))
+    export.export.click()
+    qtbot.waitUntil(lambda: export.export.isEnabled(), timeout=30000)
+    assert export.status.severity == "done", export.status.text()
+    mine = np.argwhere(panel.session.labels == 1).mean(axis=0)
+    for theirs in world_of(path, 1):
+        np.testing.assert_allclose(theirs, panel.session.volume.geometry.to_world(mine), atol=0.05)
