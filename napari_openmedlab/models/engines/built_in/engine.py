@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage as ndi
 
-from napari_openmedlab.errors import PromptError
 from napari_openmedlab.geometry.boxes import Box, box_of_mask
 from napari_openmedlab.geometry.labels import MaskPatch
 from napari_openmedlab.geometry.volume import Volume
@@ -20,7 +20,7 @@ from napari_openmedlab.models.engines.built_in.corrections import click_radius, 
 from napari_openmedlab.models.engines.built_in.reading import Hints, read_hints
 from napari_openmedlab.models.engines.built_in.region import Region, cut_region
 from napari_openmedlab.models.engines.built_in.solver import Marks, Solution, solve
-from napari_openmedlab.models.engines.built_in.starts import closedness, guess_in_box
+from napari_openmedlab.models.engines.built_in.starts import core_of, guess_in_box, share_on_faces
 
 __all__ = ["BuiltIn"]
 
@@ -31,9 +31,13 @@ VERSION = "1"
 #: Working voxels of the final solve, and of the trials that look for the scale of a click.
 MAX_VOXELS, TRIAL_VOXELS = 150_000, 40_000
 #: Surroundings looked at beyond the object's box: share of its mean side, of each side, voxels.
-MARGIN_MEAN, MARGIN_SIDE, MARGIN_VOXELS = 0.25, 0.1, 2
+MARGIN_MEAN, MARGIN_SIDE, MARGIN_VOXELS = 0.15, 0.05, 2
 #: Half-sides of the boxes tried round a click: first one in finest voxels, growth, number.
-TRIAL_FIRST, TRIAL_GROWTH, TRIALS = 8.0, 1.6, 6
+TRIAL_FIRST, TRIAL_GROWTH, TRIALS = 25.0, 1.6, 3
+#: A mask with less than this share of its voxels on the faces of its box is complete.
+TRIAL_CONTACT = 0.02
+#: The box of a complete mask is fitted to it this many times, with this share of room.
+TIGHTENINGS, TIGHT_ROOM = 2, 0.1
 #: Room given to a mask that is corrected or completed, as a share of its side.
 ROOM = 0.15
 
@@ -76,7 +80,8 @@ class BuiltIn:
         monitor.step(1, 4, "solving")
         patch, solution = _answer(case, options)
         monitor.step(3, 4, "finishing")
-        score = confidence.estimate(case.region.image, case.region.spacing, solution)
+        image, spacing = case.region.image, case.region.spacing
+        score = confidence.estimate(image, spacing, solution, _start_of(hints))
         notes = confidence.notes_on(score, patch.is_empty)
         return Prediction(
             box=patch.box,
@@ -92,11 +97,18 @@ class BuiltIn:
 
 
 def _options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The engine's options with their defaults."""
+    """Return the engine's options with their defaults."""
     return {
         "tolerance": float(given.get("tolerance", 0.0)),
         "local_corrections": bool(given.get("local_corrections", True)),
     }
+
+
+def _start_of(hints: Hints) -> confidence.Start:
+    """Return the strongest kind of prompt the answer rests on."""
+    if len(hints.points) or hints.previous is not None:
+        return "points"
+    return "box" if hints.box is not None else "click"
 
 
 def _object_box(hints: Hints, volume: Volume, options: Mapping[str, Any], monitor: Monitor) -> Box:
@@ -104,12 +116,13 @@ def _object_box(hints: Hints, volume: Volume, options: Mapping[str, Any], monito
     shape, spacing = volume.geometry.shape, np.array(volume.geometry.spacing)
     box = hints.extent
     if box is not None:
-        box = box.grow(np.rint(options["tolerance"] / spacing).astype(int))
+        room = np.rint(options["tolerance"] / spacing).astype(int)
+        box = box.grow([int(v) for v in room])
         if hints.is_correction and hints.previous is not None:
             box = box.union(hints.previous.box)
     elif hints.previous is not None:
         room = np.ceil(ROOM * np.array(hints.previous.box.shape)).astype(int) + 1
-        box = hints.previous.box.grow(room)
+        box = hints.previous.box.grow([int(v) for v in room])
     else:
         box = _box_of_click(volume, hints, monitor)
     for voxel in hints.inside:
@@ -130,7 +143,7 @@ def _cut(
     sides = np.array(box.shape) * spacing
     mean = float(np.exp(np.log(sides).mean()))
     margin = np.maximum(MARGIN_SIDE * sides, MARGIN_MEAN * mean) / spacing
-    wide = box.grow(np.maximum(MARGIN_VOXELS, np.rint(margin)).astype(int))
+    wide = box.grow([max(MARGIN_VOXELS, round(float(m))) for m in margin])
     region = cut_region(
         volume.array, volume.geometry.spacing, wide.clip(volume.geometry.shape), max_voxels
     )
@@ -141,28 +154,41 @@ def _box_of_click(volume: Volume, hints: Hints, monitor: Monitor) -> Box:
     """Find the scale of a clicked object: the trial box whose answer is best closed by edges."""
     spacing = np.array(volume.geometry.spacing)
     low, high = hints.inside.min(axis=0), hints.inside.max(axis=0) + 1
-    best: tuple[float, Box] | None = None
+    box = Box(tuple(low), tuple(high))
     for k in range(TRIALS):
         monitor.step(0, 0, "finding the object's size")
         half = np.maximum(1, np.rint(TRIAL_FIRST * TRIAL_GROWTH**k * spacing.min() / spacing))
-        box = Box(tuple(low), tuple(high)).grow(half.astype(int)).clip(volume.geometry.shape)
+        box = Box(tuple(low - half.astype(int)), tuple(high + half.astype(int)))
+        box = box.clip(volume.geometry.shape)
         case = _cut(volume, hints, box, None, monitor, TRIAL_VOXELS)
-        solution = _solve(case, None)
-        work = case.region.box_to_working(box)
-        score = closedness(solution.mask, case.region.image, solution.noise, work)
-        if best is None or score > best[0]:
-            best = (score, box)
-        if box == Box.whole(volume.geometry.shape):
+        mask = _solve(case, None).mask
+        if share_on_faces(mask, case.region.box_to_working(box)) < TRIAL_CONTACT:
             break
-    if best is None:
-        raise PromptError("no positive prompt lies inside the volume; mark the object again")
-    return best[1]
+    return _tightened(volume, case, box, mask)
+
+
+def _tightened(volume: Volume, case: _Case, box: Box, mask: Bools) -> Box:
+    """Fit the box to the mask found in it: nearer surroundings describe the object better."""
+    for _ in range(TIGHTENINGS):
+        inner = box_of_mask(mask)
+        if inner.is_empty:
+            break
+        factor, start = np.array(case.region.factor), np.array(case.region.box.start)
+        low, high = start + np.array(inner.start) * factor, start + np.array(inner.stop) * factor
+        room = np.ceil(TIGHT_ROOM * (high - low)).astype(int) + 1
+        fitted = Box(tuple(low - room), tuple(high + room)).intersection(box)
+        if fitted == box:
+            break
+        box = fitted
+        case = _cut(volume, case.hints, box, None, case.monitor, TRIAL_VOXELS)
+        mask = _solve(case, None).mask
+    return box
 
 
 def _answer(case: _Case, options: Mapping[str, Any]) -> tuple[MaskPatch, Solution]:
     """Solve, and keep the effect of a correction local."""
     hints, region = case.hints, case.region
-    restart = hints.is_correction and _is_first_click_in_box(hints)
+    restart = hints.is_correction and _missed(case)
     keep = hints.previous is not None and not restart
     before = hints.previous.inside(region.box) if hints.previous is not None and keep else None
     solution = _solve(case, before)
@@ -173,10 +199,22 @@ def _answer(case: _Case, options: Mapping[str, Any]) -> tuple[MaskPatch, Solutio
     return _whole_patch(case, native), solution
 
 
-def _is_first_click_in_box(hints: Hints) -> bool:
-    """A drawn box and the first click in it: the click knows better than the guess did."""
-    fresh = len(hints.new_inside) == len(hints.inside) and len(hints.inside) > 0
-    return fresh and not len(hints.points) and hints.box is not None
+def _missed(case: _Case) -> bool:
+    """Whether the first click in a drawn box says that the start found something else.
+
+    So it does if the click misses the mask by more than the mask is deep.
+    """
+    hints, region = case.hints, case.region
+    first = len(hints.new_inside) == len(hints.inside)
+    if len(hints.points) or hints.box is None or not first or hints.previous is None:
+        return False
+    mask = region.shrink(hints.previous.inside(region.box)) > 0.5
+    if not mask.any():
+        return True
+    depth = ndi.distance_transform_edt(np.pad(mask, 1), sampling=region.spacing)
+    added = region.to_working(_within(hints.new_inside, region.box))
+    away = ndi.distance_transform_edt(~mask, sampling=region.spacing)
+    return bool(away[tuple(added.T)].max(initial=0.0) > depth.max())
 
 
 def _solve(case: _Case, before: Bools | None) -> Solution:
@@ -197,6 +235,7 @@ def _marks(case: _Case, before: Bools | None) -> Marks:
     ):
         inner = _within(voxels, region.box)
         target[tuple(region.to_working(inner).T)] = True
+        target[:] = _next_to(target, region.spacing)
         if previous is not None and len(fresh) == 1:
             target |= _ball(case, previous > 0.5, fresh[0], positive)
     outside[tuple(region.to_working(_within(hints.inside, region.box)).T)] = False
@@ -220,14 +259,17 @@ def _marks(case: _Case, before: Bools | None) -> Marks:
 
 
 def _guess(case: _Case, marks: Marks) -> Bools:
-    """Seeds where neither points nor marks give any."""
-    if len(marks.points) or marks.inside.any():
+    """Seeds where extreme points give none: the core of the mask so far, else a guess."""
+    if len(marks.points):
         return marks.guess
-    if marks.previous is not None:
+    by_click = case.hints.box is None and marks.inside.any()
+    if marks.previous is not None and not by_click:
         covered = (marks.previous > 0.5) & ~marks.outside
         if covered.any():
-            return np.asarray(covered)
-    return guess_in_box(case.region.image, case.region.spacing, marks.box)
+            return core_of(covered, case.region.spacing)
+    if marks.inside.any():
+        return marks.guess
+    return guess_in_box(case.region.image, case.region.spacing, marks.box, marks.outside)
 
 
 def _ball(case: _Case, mask: Bools, voxel: Ints, positive: bool) -> Bools:
@@ -240,13 +282,22 @@ def _ball(case: _Case, mask: Bools, voxel: Ints, positive: bool) -> Bools:
     return marked_ball(mask.shape, work, radius, region.spacing)
 
 
+def _next_to(marked: Bools, spacing: NDArray[np.float64]) -> Bools:
+    """Add the face neighbours at the smallest distance: hands are not exact."""
+    cross = np.zeros((3, 3, 3), bool)
+    cross[1, 1, 1] = True
+    for axis in np.flatnonzero(spacing <= 1.25 * spacing.min()):
+        cross[tuple(slice(None) if k == axis else 1 for k in range(3))] = True
+    return np.asarray(ndi.binary_dilation(marked, cross))
+
+
 def _within(voxels: Ints, box: Box) -> Ints:
     """Voxels that lie in a box."""
     return voxels[((voxels >= box.start) & (voxels < box.stop)).all(axis=1)]
 
 
 def _to_native(region: Region, solution: Solution) -> Bools:
-    """The working answer on the native grid."""
+    """Return the working answer on the native grid."""
     if not region.is_coarse:
         return solution.mask
     low, high = np.float32(0.4999), np.float32(0.5001)
@@ -259,7 +310,7 @@ def _to_native(region: Region, solution: Solution) -> Bools:
 
 
 def _corrected(case: _Case, before: Bools, solution: Solution, native: Bools) -> Bools:
-    """The mask as it stood with the local effect of the new marks."""
+    """Return the mask as it stood with the local effect of the new marks."""
     region, hints = case.region, case.hints
     out = before.copy()
     work = region.shrink(before) > 0.5
@@ -292,7 +343,7 @@ def _obey(case: _Case, native: Bools) -> Bools:
 
 
 def _whole_patch(case: _Case, native: Bools) -> MaskPatch:
-    """The answer as a patch of the volume, parts of the old mask beyond the region included."""
+    """Return the answer as a patch of the volume, with the old mask beyond the region."""
     region, previous = case.region, case.hints.previous
     patch = MaskPatch(region.box, native)
     if previous is None or not case.hints.is_correction or region.box.contains(previous.box):

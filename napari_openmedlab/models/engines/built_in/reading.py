@@ -104,7 +104,7 @@ def read_hints(request: Request, geometry: Geometry) -> Hints:
 
 
 def _previous(request: Request, geometry: Geometry) -> MaskPatch | None:
-    """The mask to go on from: what stands, else the mask prompt; ``None`` if it is empty."""
+    """Return the mask to go on from: what stands, else the mask prompt; ``None`` if empty."""
     patch = request.previous
     if patch is None and request.prompts.mask is not None:
         patch = request.prompts.mask.on_grid(geometry)

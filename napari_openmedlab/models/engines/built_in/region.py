@@ -54,13 +54,13 @@ class Region:
         """Return the working voxels that hold native voxels of the volume, shape (N, 3)."""
         local = np.asarray(points, dtype=float).reshape(-1, 3) - np.array(self.box.start)
         voxel = np.floor((np.rint(local)) / np.array(self.factor)).astype(np.intp)
-        return np.clip(voxel, 0, np.array(self.image.shape) - 1)
+        return np.asarray(np.clip(voxel, 0, np.array(self.image.shape) - 1), dtype=np.intp)
 
     def box_to_working(self, box: Box) -> Box:
         """Return the working voxels touched by a native box, clipped to the region."""
         if box.is_empty:
             return Box((0, 0, 0), (0, 0, 0))
-        low, high = self.to_working([box.start, np.array(box.stop) - 1])
+        low, high = self.to_working(np.array([box.start, np.array(box.stop) - 1]))
         return Box(tuple(low), tuple(high + 1))
 
     def shrink(self, mask: NDArray[Any]) -> Floats:
@@ -146,4 +146,4 @@ def _stretch(values: Floats, axis: int, factor: int, length: int) -> Floats:
     upper -= lower
     upper *= weight
     upper += lower
-    return upper
+    return np.asarray(upper, dtype=np.float32)

@@ -36,7 +36,7 @@ class PointModel:
         step = (table[:, None] - self.centre) / self.spread
         density = (np.exp(-0.5 * step**2) / self.spread).mean(axis=1)
         cost = -np.log(density / max(float(density.max()), 1e-30) + 1e-4)
-        return np.interp(image, table, cost).astype(np.float32)
+        return np.asarray(np.interp(image, table, cost), dtype=np.float32)
 
 
 def inward_steps(points: Ints) -> Ints:
@@ -125,7 +125,7 @@ def link_points(cost: NDArray[np.float64], points: Ints, spacing: NDArray[np.flo
 def _territories(
     offsets: NDArray[np.int_], step: NDArray[np.int_], sources: Ints
 ) -> NDArray[np.intp]:
-    """Number of the source that each voxel's cheapest path starts from; -1 where none does."""
+    """Return the number of the source that each voxel's cheapest path starts from, else -1."""
     shape = step.shape
     flat = step.ravel()
     strides = np.array([shape[1] * shape[2], shape[2], 1])

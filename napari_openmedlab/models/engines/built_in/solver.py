@@ -163,7 +163,8 @@ def solve(image: Floats, spacing: NDArray[np.float64], marks: Marks, check: Chec
     check()
     log_odds += _from_user(walk, marks)
     check()
-    probability = _walk(contrast, spacing, noise, likely, log_odds, seeds, free, marks, check)
+    weights = _couplings(contrast, spacing, noise, likely)
+    probability = _walk(weights, log_odds, seeds, free, marks, check)
     mask = connected_to(probability > 0.5, seeds)
     mask = ndi.binary_fill_holes(mask) & free & ~marks.outside
     return Solution(probability, mask, seeds, noise, bins, evidence)
@@ -299,24 +300,16 @@ def _from_user(walk: _Geodesics, marks: Marks) -> Floats:
 
 
 def _walk(
-    contrast: Floats,
-    spacing: NDArray[np.float64],
-    noise: float,
-    likely: Floats,
+    weights: list[Floats],
     log_odds: Floats,
     seeds: Bools,
     free: Bools,
     marks: Marks,
     check: Check,
 ) -> Floats:
-    """Set up and solve the random walker."""
-    smooth = ndi.gaussian_filter(contrast, EDGE_SIGMA * spacing.min() / spacing)
-    posterior = ndi.gaussian_filter(1 / (1 + np.exp(-likely)), 0.5)
-    by_image = edge_weights(smooth, spacing, EDGE_NOISE * noise, EDGE_FLOOR)
-    by_tissue = edge_weights(posterior, spacing, EDGE_POSTERIOR, EDGE_FLOOR)
-    weights = [np.minimum(a, b) for a, b in zip(by_image, by_tissue, strict=True)]
+    """Hold seeds and surroundings, give the rest its prior, and solve the random walker."""
     prior = (1 / (1 + np.exp(-np.clip(log_odds, -15, 15)))).astype(np.float32)
-    hold = np.full(contrast.shape, HOLD_FREE, np.float32)
+    hold = np.full(free.shape, HOLD_FREE, np.float32)
     never = ~free | marks.outside
     always = (seeds | marks.inside) & ~never
     hold[never | always] = HOLD_SEED
@@ -324,3 +317,14 @@ def _walk(
     probability = solve_walker(weights, hold, prior, check=check)
     probability[never] = 0.0
     return probability
+
+
+def _couplings(
+    contrast: Floats, spacing: NDArray[np.float64], noise: float, likely: Floats
+) -> list[Floats]:
+    """Weights of neighbours: weak where either the intensity or the tissue changes."""
+    smooth = ndi.gaussian_filter(contrast, EDGE_SIGMA * spacing.min() / spacing)
+    posterior = ndi.gaussian_filter(1 / (1 + np.exp(-likely)), 0.5)
+    by_image = edge_weights(smooth, spacing, EDGE_NOISE * noise, EDGE_FLOOR)
+    by_tissue = edge_weights(posterior, spacing, EDGE_POSTERIOR, EDGE_FLOOR)
+    return [np.minimum(a, b) for a, b in zip(by_image, by_tissue, strict=True)]

@@ -10,7 +10,7 @@ from scipy import ndimage as ndi
 
 from napari_openmedlab.geometry.boxes import Box
 
-__all__ = ["closedness", "guess_in_box"]
+__all__ = ["core_of", "guess_in_box", "share_on_faces"]
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -31,7 +31,7 @@ class _Part:
     score: float
 
 
-def guess_in_box(image: Floats, spacing: NDArray[np.float64], box: Box) -> Bools:
+def guess_in_box(image: Floats, spacing: NDArray[np.float64], box: Box, outside: Bools) -> Bools:
     """Return the core of the part that best fits the box, as seeds.
 
     A box drawn round an object is tight: the object comes near all six faces but does not go
@@ -45,6 +45,8 @@ def guess_in_box(image: Floats, spacing: NDArray[np.float64], box: Box) -> Bools
     spacing : ndarray, shape (3,)
     box : Box
         In voxels of ``image``.
+    outside : ndarray of bool, shape ``image.shape``
+        Voxels known not to belong: a part that holds one is no guess.
 
     Returns
     -------
@@ -57,11 +59,13 @@ def guess_in_box(image: Floats, spacing: NDArray[np.float64], box: Box) -> Bools
     for first in range(CLASSES):
         for last in range(first, min(first + LONGEST_RUN, CLASSES)):
             part = _best_part((smooth >= edges[first]) & (smooth < edges[last + 1]), box)
-            if part is not None and (best is None or part.score > best.score):
+            if part is None or (part.mask & outside[box.slices]).any():
+                continue
+            if best is None or part.score > best.score:
                 best = part
     seeds = np.zeros(image.shape, bool)
     if best is not None:
-        seeds[box.slices] = _core(best.mask, spacing)
+        seeds[box.slices] = core_of(best.mask, spacing)
     if not seeds.any():
         seeds[tuple((a + b - 1) // 2 for a, b in zip(box.start, box.stop, strict=True))] = True
     return seeds
@@ -111,39 +115,21 @@ def _best_part(mask: Bools, box: Box) -> _Part | None:
     return _Part(part, reach / 6 - 2.0 * min(leak, 1.0) + 0.5 * min(fill, 0.5))
 
 
-def _core(part: Bools, spacing: NDArray[np.float64]) -> Bools:
+def core_of(part: Bools, spacing: NDArray[np.float64]) -> Bools:
     """Voxels of a part at least half as deep inside it as its typical deep voxel."""
     depth = ndi.distance_transform_edt(np.pad(part, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
     deep = float(np.quantile(depth[part], 0.9))
     return np.asarray(depth >= max(0.5 * deep, 1e-9)) & part
 
 
-def closedness(mask: Bools, image: Floats, noise: float, box: Box) -> float:
-    """Return how much a mask is bounded by edges of the image instead of by its box.
-
-    The mean intensity step across the mask's surface in noise levels (at most 4), where
-    surface on the faces of the box that could go on counts as no step at all.
-    """
-    steps, count = 0.0, 0
+def share_on_faces(mask: Bools, box: Box) -> float:
+    """Return the share of a mask's voxels on those faces of its box that it could cross."""
+    touching = 0
     for axis in range(3):
-        if mask.shape[axis] < 2:
-            continue
-        ahead = np.diff(mask.astype(np.int8), axis=axis) != 0
-        step = np.abs(np.diff(image, axis=axis))[ahead] / noise
-        steps += float(np.minimum(step, 4.0).sum())
-        count += int(np.count_nonzero(ahead))
-        for face, ends in (
+        for layer, inner in (
             (box.start[axis], box.start[axis] > 0),
             (box.stop[axis] - 1, box.stop[axis] < mask.shape[axis]),
         ):
-            if ends:
-                layer = mask.take(face, axis=axis)
-                beyond = face - 1 if face == box.start[axis] else face + 1
-                steps -= float(
-                    np.minimum(
-                        np.abs(image.take(face, axis=axis) - image.take(beyond, axis=axis))[layer]
-                        / noise,
-                        4.0,
-                    ).sum()
-                )
-    return steps / max(count, 1)
+            if inner:
+                touching += int(np.count_nonzero(mask.take(layer, axis=axis)))
+    return touching / max(1, int(np.count_nonzero(mask)))
