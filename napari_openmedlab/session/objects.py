@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
@@ -125,6 +125,14 @@ class SegmentObject:
             raise SessionError(f"a colour is three numbers between 0 and 1, got {self.colour}")
         object.__setattr__(self, "colour", colour)
         object.__setattr__(self, "score", math.nan if math.isnan(self.score) else self.score)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SegmentObject):
+            return NotImplemented
+        # Tuples ask for identity first, so the one NaN of a missing score equals itself; the
+        # comparison that dataclasses make from Python 3.13 on does not.
+        names = [item.name for item in fields(self)]
+        return tuple(getattr(self, n) for n in names) == tuple(getattr(other, n) for n in names)
 
     def __hash__(self) -> int:
         return hash((self.id, self.name, self.voxels))
