@@ -13,6 +13,7 @@ import numpy as np
 from napari.layers import Layer
 from numpy.typing import ArrayLike, NDArray
 
+from napari_openmedlab.bridge.viewer import unit_factors
 from napari_openmedlab.geometry.volume import Geometry
 
 __all__ = ["data_points", "index_at", "jump_to", "point_at", "position_of", "volume_points"]
@@ -61,6 +62,7 @@ def volume_points(layer: Layer, data: ArrayLike) -> NDArray[np.float64]:
 def jump_to(viewer: Any, layer: Layer, index: Sequence[float]) -> None:
     """Move the sliders, and the middle of the view, to a voxel index (z, y, x) of the layer."""
     position = np.array(layer.data_to_world(np.asarray(index, dtype=np.float64)[3 - layer.ndim :]))
+    position = position / unit_factors(viewer, layer)
     first = viewer.dims.ndim - layer.ndim  # layers are aligned to the last axes
     for axis, value in enumerate(position):
         viewer.dims.set_point(first + axis, value)

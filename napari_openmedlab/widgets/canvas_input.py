@@ -15,6 +15,7 @@ from napari.layers import Layer, Points
 from numpy.typing import NDArray
 
 from napari_openmedlab.bridge.positions import index_at
+from napari_openmedlab.bridge.viewer import layer_position
 from napari_openmedlab.widgets.gestures import Gesture
 
 __all__ = ["NO_DEPTH", "CanvasInput"]
@@ -116,7 +117,8 @@ class CanvasInput:
             self._on_gesture(Gesture(np.array(path), dragged, swapped, axis))
 
     def _index(self, event: Any, axis: int) -> NDArray[np.float64]:
-        index = index_at(self._image, event.position)
+        position = layer_position(self._viewer, self._image, event.position)
+        index = index_at(self._image, position)
         index[axis] = np.rint(index[axis])
         return index
 

@@ -19,6 +19,7 @@ from psygnal import Signal
 
 from napari_openmedlab.bridge.layers import METADATA_KEY, LayerTag, layer_spatial
 from napari_openmedlab.bridge.positions import data_points, index_at, volume_points
+from napari_openmedlab.bridge.viewer import layer_position
 from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.geometry.prompts import BoxPrompt, Point, PromptSet
 from napari_openmedlab.geometry.volume import Volume
@@ -238,7 +239,8 @@ class PromptLayers:
 
     def visible_slice(self, axis: int) -> int:
         """Return the index of the slice on screen across an array axis."""
-        return int(np.rint(index_at(self._image, self._viewer.dims.point)[axis]))
+        place = layer_position(self._viewer, self._image, self._viewer.dims.point)
+        return int(np.rint(index_at(self._image, place)[axis]))
 
     def _on_box_edited(self, event: Any) -> None:
         if self._writing or event.action not in _EDITS or self._shapes is None:

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QApplication
 
 from napari_openmedlab.bridge.layers import volume_to_layer_data
 from napari_openmedlab.bridge.preferences import Preferences
+from napari_openmedlab.bridge.viewer import unit_factors
 from napari_openmedlab.geometry.volume import Geometry, Volume
 from napari_openmedlab.models import catalogue
 
@@ -75,7 +76,7 @@ class Hand:
         """Scroll to the slice of a voxel and return the voxel's pixel."""
         lead = self.viewer.dims.ndim - image.ndim
         world = np.array(image.data_to_world(np.array(index, dtype=float)[-image.ndim :]))
-        world = np.concatenate([np.zeros(lead), world])
+        world = np.concatenate([np.zeros(lead), world / unit_factors(self.viewer, image)])
         hidden = [a for a in range(self.viewer.dims.ndim) if a not in self.viewer.dims.displayed]
         for axis in hidden:
             self.viewer.dims.set_point(axis, world[axis])

@@ -78,6 +78,30 @@ def test_click_lands_right_with_rolled_axes_and_a_finer_foreign_layer(scene, qtb
     np.testing.assert_allclose(found, (9, 22, 31), atol=0.5)
 
 
+def test_click_lands_right_beside_a_layer_in_micrometres(scene, qtbot):
+    viewer, image, panel, hand = scene
+    viewer.add_image(
+        np.zeros((9, 9, 9)),
+        scale=(8000.0,) * 3,
+        translate=(-40000.0, -30000.0, -20000.0),
+        units=("um",) * 3,
+        name="micro",
+        visible=False,
+    )
+    panel._chooser.choose(image)
+    viewer.reset_view()
+    pump()
+    assert [str(u) for u in viewer.dims.units] == ["micrometer"] * 3
+    use(panel, Tool.CLICK)
+    hand.click(image, (9, 22, 31))
+    wait_for(qtbot, lambda: masked(panel))
+    found = indices(panel, prompts(panel).clicks[0].point)
+    np.testing.assert_allclose(found, (9, 22, 31), atol=0.5)
+    viewer.dims.set_point(0, 0)
+    panel.objects.jump.click()
+    assert panel.controller.layers.visible_slice(0) == 9
+
+
 def test_click_in_3d_display_sets_nothing_and_says_why(scene):
     viewer, _, panel, hand = scene
     use(panel, Tool.CLICK)
