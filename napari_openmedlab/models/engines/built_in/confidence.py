@@ -35,7 +35,8 @@ def estimate(
     """Return an estimate of the Dice overlap with the truth, in [0, 1].
 
     A logistic function of five signs and of the kind of start; its coefficients were
-    fitted to simulated prompts (see the benchmark) on painted organs and real slices, not on the scans it is judged on.
+    fitted to simulated prompts on painted organs and real slices, not on the scan that the
+    benchmark judges it on.
     """
     if np.count_nonzero(solution.mask) < LEAST_VOXELS:
         return 0.0

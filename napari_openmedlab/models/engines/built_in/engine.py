@@ -247,7 +247,7 @@ def _marks(case: _Case, before: Bools | None) -> Marks:
         blocked &= ~inside
     marks = Marks(
         box=box,
-        points=region.to_working(hints.points),
+        points=np.unique(region.to_working(hints.points), axis=0),
         clicks=np.unique(region.to_working(hints.clicks), axis=0),
         inside=inside,
         outside=outside,
