@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -18,6 +19,8 @@ from napari_openmedlab.errors import EngineError
 from napari_openmedlab.models.contract import PromptKind, Task, check_engine
 
 __all__ = ["CheckpointSpec", "EngineSpec", "Option", "engines", "get_spec", "load_engine"]
+
+_log = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "napari_openmedlab.engines"
 
@@ -184,15 +187,21 @@ def engines(task: Task | None = None) -> tuple[EngineSpec, ...]:
 
 
 def _registered() -> Iterable[EngineSpec]:
+    """Yield other packages' entries; a faulty one is left out with a warning, not ours to end."""
     taken = {spec.id for spec in _OWN}
     for point in entry_points(group=ENTRY_POINT_GROUP):
-        spec = point.load()
+        try:
+            spec = point.load()
+        except (ImportError, AttributeError) as error:
+            _log.warning("engine '%s' is left out, it can't be imported: %s", point.name, error)
+            continue
         if not isinstance(spec, EngineSpec):
-            raise EngineError(f"entry point '{point.name}' does not lead to an EngineSpec")
-        if spec.id in taken:
-            raise EngineError(f"entry point '{point.name}' repeats the engine id '{spec.id}'")
-        taken.add(spec.id)
-        yield spec
+            _log.warning("engine '%s' is left out, it is no EngineSpec", point.name)
+        elif spec.id in taken:
+            _log.warning("engine '%s' is left out, its id '%s' is taken", point.name, spec.id)
+        else:
+            taken.add(spec.id)
+            yield spec
 
 
 def get_spec(engine_id: str) -> EngineSpec:

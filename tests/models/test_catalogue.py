@@ -70,13 +70,20 @@ def test_another_packages_engine_joins_the_catalogue(register):
     assert "mine" not in [e.id for e in engines("automatic")]
 
 
-def test_what_is_no_entry_or_repeats_an_id_is_refused(register):
-    register("not a spec")
-    with pytest.raises(EngineError, match="'p0' does not lead to an EngineSpec"):
-        engines()
-    register(spec(id="built-in"))
-    with pytest.raises(EngineError, match="repeats the engine id 'built-in'"):
-        engines()
+def test_another_packages_faulty_entry_is_left_out_and_named(register, caplog, monkeypatch):
+    ours = [each.id for each in engines()]
+    register("not a spec", spec(id="built-in"), spec(id="fine"))
+    assert [each.id for each in engines()] == [*ours, "fine"]
+    assert "'p0' is left out, it is no EngineSpec" in caplog.text
+    assert "'p1' is left out, its id 'built-in' is taken" in caplog.text
+
+    def broken():
+        raise ImportError("no module named gone")
+
+    point = SimpleNamespace(name="broken", load=broken)
+    monkeypatch.setattr(catalogue, "entry_points", lambda group: [point])
+    assert [each.id for each in engines()] == ours
+    assert "'broken' is left out, it can't be imported: no module named gone" in caplog.text
 
 
 def test_an_unknown_id_lists_the_known_ones():
