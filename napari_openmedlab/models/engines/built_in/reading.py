@@ -76,14 +76,15 @@ def read_hints(request: Request, geometry: Geometry) -> Hints:
     prompts = request.prompts
     if prompts.is_empty:
         raise PromptError("there is no prompt yet: mark extreme points, a box, or click the object")
-    previous = _previous(request, geometry)
+    before = request.previous_prompts
+    fresh_start = before is not None and not _same_start(prompts, before)
+    previous = _previous(request, geometry, with_current=not fresh_start)
     if not prompts.has_positive and previous is None:
         raise PromptError(
             "only negative prompts say where the object is not; add a positive click, extreme "
             "points or a box first"
         )
     prompts.check_inside(geometry)
-    before = request.previous_prompts
     new = _only_new(prompts, before) if before is not None else PromptSet()
     corrected = bool(new.clicks or new.scribbles) and _same_start(prompts, before)
     boxes = [box.to_box(geometry) for box in prompts.boxes]
@@ -103,9 +104,12 @@ def read_hints(request: Request, geometry: Geometry) -> Hints:
     return hints
 
 
-def _previous(request: Request, geometry: Geometry) -> MaskPatch | None:
-    """Return the mask to go on from: what stands, else the mask prompt; ``None`` if empty."""
-    patch = request.previous
+def _previous(request: Request, geometry: Geometry, *, with_current: bool) -> MaskPatch | None:
+    """Return the mask to go on from: what stands, else the mask prompt; ``None`` if empty.
+
+    Moved extreme points or a new box ask for a new answer, not for the old one again.
+    """
+    patch = request.previous if with_current else None
     if patch is None and request.prompts.mask is not None:
         patch = request.prompts.mask.on_grid(geometry)
     if patch is None:
