@@ -40,8 +40,8 @@ TRIAL_CONTACT = 0.02
 TIGHTENINGS, TIGHT_ROOM = 2, 0.1
 #: Room given to a mask that is corrected or completed, as a share of its side.
 ROOM = 0.15
-#: Room for imprecise points is used if it promises this much more Dice.
-ROOM_GAIN = 0.02
+#: Dice that other starts must promise over the exact points: room round them, their box alone.
+HANDICAPS = (0.0, 0.02, 0.2)
 
 
 @dataclass(frozen=True)
@@ -197,21 +197,27 @@ def _tightened(volume: Volume, case: _Case, box: Box, mask: Bools) -> Box:
 
 
 def _best_start(volume: Volume, case: _Case, room: list[int]) -> tuple[_Case, Solution | None]:
-    """Solve within the extreme points and with room for imprecise ones; return the better.
+    """Take extreme points as exact, as imprecise, or only for their box; return the best.
 
-    Which one is better is told by the engine's own estimate of its quality. Without room
-    nothing is solved yet.
+    Points that missed the object mislead more than no points: where each of them lies in
+    another tissue, the box round them still says where to look. Which answer is best is told
+    by the engine's own estimate of its quality. Without room nothing is solved yet.
     """
     if not any(room):
         return case, None
     wider = case.box.grow(room).clip(volume.geometry.shape)
-    tries = [case, _cut(volume, case.hints, wider, case.obstacles, case.monitor)]
+    boxed = replace(case.hints, points=case.hints.points[:0], box=case.box)
+    tries = [
+        case,
+        _cut(volume, case.hints, wider, case.obstacles, case.monitor),
+        replace(case, hints=boxed),
+    ]
     solved = [_solve(each, None) for each in tries]
     scores = [
-        confidence.estimate(each.region.image, each.region.spacing, solution, "points")
-        for each, solution in zip(tries, solved, strict=True)
+        confidence.estimate(each.region.image, each.region.spacing, solution, "points") - handicap
+        for each, solution, handicap in zip(tries, solved, HANDICAPS, strict=True)
     ]
-    best = int(scores[1] - scores[0] > ROOM_GAIN)
+    best = int(np.argmax(scores))
     return tries[best], solved[best]
 
 
