@@ -170,6 +170,21 @@ _OWN: tuple[EngineSpec, ...] = (
         task="promptable",
         summary="Training-free: works at once, offline, on any contrast. Best with extreme points.",
         prompts=_ALL_PROMPTS,
+        options=(
+            Option(
+                "tolerance",
+                3.0,
+                "Millimetres by which extreme points may be off; 0 takes them as exact. Without a "
+                "unit in mm at most one voxel.",
+                minimum=0.0,
+                maximum=10.0,
+            ),
+            Option(
+                "local_corrections",
+                True,
+                "A click or scribble changes only its surroundings; the rest of the mask stays.",
+            ),
+        ),
     ),
 )
 

@@ -41,7 +41,7 @@ TIGHTENINGS, TIGHT_ROOM = 2, 0.1
 #: Room given to a mask that is corrected or completed, as a share of its side.
 ROOM = 0.15
 #: Dice that other starts must promise over the exact points: room round them, their box alone.
-HANDICAPS = (0.0, 0.02, 0.2)
+HANDICAPS = (0.0, 0.03, 0.15)
 
 
 @dataclass(frozen=True)
