@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -207,18 +207,21 @@ def _best_start(volume: Volume, case: _Case, room: list[int]) -> tuple[_Case, So
         return case, None
     wider = case.box.grow(room).clip(volume.geometry.shape)
     boxed = replace(case.hints, points=case.hints.points[:0], box=case.box)
-    tries = [
-        case,
-        _cut(volume, case.hints, wider, case.obstacles, case.monitor),
-        replace(case, hints=boxed),
-    ]
-    solved = [_solve(each, None) for each in tries]
-    scores = [
-        confidence.estimate(each.region.image, each.region.spacing, solution, "points") - handicap
-        for each, solution, handicap in zip(tries, solved, HANDICAPS, strict=True)
-    ]
-    best = int(np.argmax(scores))
-    return tries[best], solved[best]
+    tries: tuple[Callable[[], _Case], ...] = (
+        lambda: case,
+        lambda: _cut(volume, case.hints, wider, case.obstacles, case.monitor),
+        lambda: replace(case, hints=boxed),
+    )
+    best: tuple[float, _Case, Solution | None] = (-np.inf, case, None)
+    for make, handicap in zip(tries, HANDICAPS, strict=True):
+        if best[0] >= 1.0 - handicap:
+            break  # an estimate never passes 1, so none of the others can win
+        each = make()
+        solution = _solve(each, None)
+        score = confidence.estimate(each.region.image, each.region.spacing, solution, "points")
+        if score - handicap > best[0]:
+            best = (score - handicap, each, solution)
+    return best[1], best[2]
 
 
 def _answer(
