@@ -27,7 +27,7 @@ import numpy as np
 from napari_openmedlab.errors import ReadError
 from napari_openmedlab.geometry.frames import Reorientation
 from napari_openmedlab.geometry.volume import Volume
-from napari_openmedlab.io.choices import ImageChoice
+from napari_openmedlab.io.choices import ImageChoice, position_of_choice
 from napari_openmedlab.io.ome_zarr_levels import (
     BROKEN,
     SPACE,
@@ -45,7 +45,6 @@ LAZY_BYTES = 512 * 1024**2
 """Images of this size or more stay on disk until they are looked at."""
 
 _MARKS = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
-_SHOWN = 20  # choices named in an error message
 
 
 def claims(path: Path) -> bool:
@@ -89,7 +88,9 @@ def read(path: Path, *, series: str | None = None, index: int | None = None) -> 
         If there is no image, several to choose from, or broken metadata or data.
     """
     path = Path(path)
-    choice, image, pick = _select(_choices(_images(path)), series, index, path)
+    choices = _choices(_images(path))
+    wanted = position_of_choice([c for c, _, _ in choices], series, index, path)
+    choice, image, pick = choices[wanted]
     levels, notes = levels_of(image, pick, path)
     finest = levels[0]
     lazy = math.prod(finest.geometry.shape) * finest.array.dtype.itemsize >= LAZY_BYTES
@@ -129,38 +130,6 @@ def _word(image: StoredImage, axis: str, number: int) -> str:
     if axis == "c" and number < len(image.channels) and image.channels[number]:
         return image.channels[number]
     return f"{ {'c': 'channel', 't': 'time'}.get(axis, axis) } {number}"
-
-
-def _select(choices: list[_Choice], series: str | None, index: int | None, path: Path) -> _Choice:
-    found = choices
-    if series is not None:
-        found = [c for c in choices if c[0].key == series]
-        found = found or [c for c in choices if c[0].key.startswith(f"{series}/")]
-        if not found:
-            raise ReadError(f"{path} has no image '{series}'; it has{_listed(choices)}", path)
-    if index is not None:
-        if not 0 <= index < len(found):
-            raise ReadError(
-                f"image {index} was asked for, but {path} has images 0 to {len(found) - 1}:"
-                f"{_listed(found)}",
-                path,
-            )
-        return found[index]
-    if len(found) > 1:
-        raise ReadError(
-            f"{path} holds {len(found)} images; choose one by its index (from 0):{_listed(found)}",
-            path,
-        )
-    return found[0]
-
-
-def _listed(choices: Sequence[_Choice]) -> str:
-    lines = [
-        f"\n  {n}: {c.title}, {' x '.join(map(str, c.shape))} (z, y, x)"
-        for n, (c, _, _) in enumerate(choices[:_SHOWN])
-    ]
-    rest = len(choices) - _SHOWN
-    return "".join(lines) + (f"\n  and {rest} more" if rest > 0 else "")
 
 
 def _images(path: Path) -> list[StoredImage]:

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
@@ -24,7 +23,7 @@ import numpy as np
 from napari_openmedlab.errors import ReadError
 from napari_openmedlab.geometry.frames import Reorientation
 from napari_openmedlab.geometry.volume import Geometry, Volume
-from napari_openmedlab.io.choices import ImageChoice
+from napari_openmedlab.io.choices import ImageChoice, position_of_choice
 from napari_openmedlab.io.dicom_files import is_dicom_file
 from napari_openmedlab.io.source import SourceGrid
 from napari_openmedlab.io.tiff_pages import (
@@ -41,7 +40,6 @@ __all__ = ["claims", "list_images", "read"]
 
 _SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".tf2")
 _SNIFFED = 100  # other files of a folder looked at before it counts as a TIFF folder
-_SHOWN = 20  # choices named in an error message
 _COLOURS = {3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
 _AXIS_WORDS = {"C": "channel", "T": "time", "S": "sample", "R": "tile", "P": "position"}
 
@@ -110,7 +108,8 @@ def read(path: Path, *, series: str | None = None, index: int | None = None) -> 
         If there is no image, several to choose from, or a damaged or unsupported file.
     """
     path = Path(path)
-    image = _select(_images(path), series, index, path)
+    images = _images(path)
+    image = images[position_of_choice([i.choice for i in images], series, index, path)]
     array, lazy = load_planes(image.planes, image.shape, image.dtype)
     geometry = Geometry.from_spacing(
         image.shape, image.voxel.spacing, unit=image.voxel.unit, frame="image"
@@ -129,38 +128,6 @@ def read(path: Path, *, series: str | None = None, index: int | None = None) -> 
 
 def _is_tiff(path: Path) -> bool:
     return path.suffix.lower() in _SUFFIXES and path.is_file() and not path.name.startswith("._")
-
-
-def _select(images: list[_Image], series: str | None, index: int | None, path: Path) -> _Image:
-    found = images
-    if series is not None:
-        found = [i for i in images if i.key == series]
-        found = found or [i for i in images if i.key.startswith(f"{series}/")]
-        if not found:
-            raise ReadError(f"{path} has no image '{series}'; it has{_listed(images)}", path)
-    if index is not None:
-        if not 0 <= index < len(found):
-            raise ReadError(
-                f"image {index} was asked for, but {path} has images 0 to {len(found) - 1}:"
-                f"{_listed(found)}",
-                path,
-            )
-        return found[index]
-    if len(found) > 1:
-        raise ReadError(
-            f"{path} holds {len(found)} images; choose one by its index (from 0):{_listed(found)}",
-            path,
-        )
-    return found[0]
-
-
-def _listed(images: Sequence[_Image]) -> str:
-    lines = [
-        f"\n  {n}: {i.title}, {' x '.join(map(str, i.shape))} (z, y, x) {i.dtype}"
-        for n, i in enumerate(images[:_SHOWN])
-    ]
-    rest = len(images) - _SHOWN
-    return "".join(lines) + (f"\n  and {rest} more" if rest > 0 else "")
 
 
 def _images(path: Path) -> list[_Image]:
