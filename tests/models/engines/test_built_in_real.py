@@ -31,7 +31,7 @@ def mean_dice(runs, click=0):
 
 
 def test_exact_points(exact):
-    assert mean_dice(exact) > 0.775
+    assert mean_dice(exact) > 0.785
 
 
 def test_three_clicks_help_and_rarely_harm(exact):
@@ -45,7 +45,7 @@ def test_points_off_by_two_millimetres(labelled):
     volume, masks, _ = labelled
     rng = np.random.default_rng(0)
     runs = [play(volume, m, "points", noise_mm=2.0, rng=rng) for _ in range(2) for m in masks]
-    assert mean_dice(runs) > 0.71
+    assert mean_dice(runs) > 0.725
 
 
 def test_box_and_single_click(labelled):
@@ -59,7 +59,7 @@ def test_box_and_single_click(labelled):
 def test_small_objects(labelled):
     volume, _, labels = labelled
     small = [mask for _, mask in objects(volume, labels, SMALL_MM3, LARGE_MM3)]
-    assert mean_dice([play(volume, mask, "points") for mask in small]) > 0.77
+    assert mean_dice([play(volume, mask, "points") for mask in small]) > 0.79
 
 
 def test_the_score_tells_good_from_poor(labelled, exact):
