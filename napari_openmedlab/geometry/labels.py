@@ -118,11 +118,6 @@ class LabelPatch:
             array.setflags(write=False)
             object.__setattr__(self, name, array)
 
-    @property
-    def changes_nothing(self) -> bool:
-        """Whether before and after are equal."""
-        return np.array_equal(self.before, self.after)
-
 
 def smallest_label_dtype(largest: int) -> np.dtype[Any]:
     """Return the smallest unsigned integer dtype that holds label values up to ``largest``.

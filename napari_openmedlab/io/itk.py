@@ -290,7 +290,7 @@ def _check(path: Path, stored: NDArray[Any], header: ItkHeader) -> None:
         volume = read(path)
     except ReadError as error:
         raise WriteError(f"the mask could not be read back ({error}); try again", path) from error
-    again = volume.source.move.undo(volume.array)
+    again = volume.source.to_source(volume.array)
     if not (again.dtype == stored.dtype and np.array_equal(again, stored)):
         raise WriteError("the mask reads back different from what was written; try again", path)
     # ITK writes NRRD as direction times spacing and splits it again: equal to the last digits

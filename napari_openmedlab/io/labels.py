@@ -136,7 +136,7 @@ def _stored(labels: NDArray[Any], volume: Volume) -> tuple[NDArray[Any], Geometr
     source = volume.source
     if source is None:
         return labels, volume.geometry
-    stored, geometry = source.move.undo(labels), source.geometry
+    stored, geometry = source.to_source(labels), source.geometry
     if source.kind != "nifti":
         return stored, geometry
     # A NIfTI's own order is (i, j, k), fastest first.

@@ -133,7 +133,7 @@ def _check(path: Path, stored: NDArray[Any], header: Any) -> None:
     except (OSError, GeometryError) as error:
         raise WriteError(f"the mask could not be read back ({error}); try again", path) from error
     again = volume.source.header
-    same = volume.source.move.undo(volume.array).T
+    same = volume.source.to_source(volume.array).T
     if not (same.dtype == stored.dtype and np.array_equal(same, stored)):
         raise WriteError("the mask reads back different from what was written; try again", path)
     for name in (*_GRID_FIELDS, "pixdim", "xyzt_units"):

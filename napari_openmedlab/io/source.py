@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
 from napari_openmedlab.geometry.frames import Reorientation
@@ -50,5 +49,6 @@ class SourceGrid:
         return self.geometry.reorient(self.move)
 
     def to_source(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return a display-order array in the order of the file (contiguous)."""
-        return np.ascontiguousarray(self.move.undo(array))
+        """Return a view of a display-order array in the order of the file."""
+        view: NDArray[Any] = self.move.undo(array)
+        return view

@@ -197,8 +197,13 @@ def engines(task: Task | None = None) -> tuple[EngineSpec, ...]:
     task : str, optional
         Only engines of this task.
     """
-    found = (*_OWN, *_registered())
-    return tuple(spec for spec in found if task is None or spec.task == task)
+    return tuple(spec for spec in _all() if task is None or spec.task == task)
+
+
+def _all() -> Iterable[EngineSpec]:
+    """Yield ours, then the others': who finds what it wants early asks no other package."""
+    yield from _OWN
+    yield from _registered()
 
 
 def _registered() -> Iterable[EngineSpec]:
@@ -221,7 +226,7 @@ def _registered() -> Iterable[EngineSpec]:
 
 def get_spec(engine_id: str) -> EngineSpec:
     """Return the entry with this id, or raise :class:`EngineError` listing the known ids."""
-    for spec in engines():
+    for spec in _all():
         if spec.id == engine_id:
             return spec
     known = ", ".join(spec.id for spec in engines())

@@ -14,6 +14,7 @@ from scipy import ndimage as ndi
 from napari_openmedlab.geometry.boxes import Box, box_of_mask
 from napari_openmedlab.geometry.labels import MaskPatch
 from napari_openmedlab.geometry.volume import Volume
+from napari_openmedlab.models.catalogue import get_spec
 from napari_openmedlab.models.contract import Monitor, Prediction, Request
 from napari_openmedlab.models.engines.built_in import confidence
 from napari_openmedlab.models.engines.built_in.corrections import click_radius, marked_ball, settle
@@ -27,7 +28,7 @@ __all__ = ["BuiltIn"]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.intp]
 
-VERSION = "1"
+ENGINE_ID, VERSION = "built-in", "1"
 #: Working voxels of the final solve, and of the trials that look for the scale of a click.
 MAX_VOXELS, TRIAL_VOXELS = 150_000, 40_000
 #: Surroundings looked at beyond the object's box: share of its mean side, of each side, voxels.
@@ -76,7 +77,7 @@ class BuiltIn:
         started = time.perf_counter()
         monitor.step(0, 4, "reading prompts")
         hints = read_hints(request, prepared.geometry)
-        options = _options(request.options)
+        options = get_spec(ENGINE_ID).check_options(request.options)
         box = _object_box(hints, prepared, monitor)
         monitor.step(1, 4, "solving")
         case = _cut(prepared, hints, box, request.obstacles, monitor)
@@ -91,20 +92,12 @@ class BuiltIn:
             mask=np.array(patch.mask),
             score=score,
             seconds=time.perf_counter() - started,
-            provenance={"engine": "built-in", "version": VERSION, "options": options},
+            provenance={"engine": ENGINE_ID, "version": VERSION, "options": options},
             notes=notes,
         )
 
     def unload(self) -> None:
         """Nothing is held between requests."""
-
-
-def _options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the engine's options with their defaults."""
-    return {
-        "tolerance": float(given.get("tolerance", 3.0)),
-        "local_corrections": bool(given.get("local_corrections", True)),
-    }
 
 
 def _start_of(hints: Hints) -> confidence.Start:
