@@ -50,6 +50,22 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def full_golden() -> Path:
+    """The full set of golden files; ``tests/golden`` holds what fits into the repository."""
+    given = os.environ.get("OPENMEDLAB_GOLDEN")
+    folder = Path(given) if given else ROOT.parent / "shared" / "golden"
+    if not folder.is_dir():
+        pytest.skip("no full golden set: set OPENMEDLAB_GOLDEN to its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The golden files that are part of the repository."""
+    return ROOT / "tests" / "golden"
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _napari_config(tmp_path_factory):
     """napari's settings live in a temporary folder: no test reads or writes the user's."""

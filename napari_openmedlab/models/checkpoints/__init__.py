@@ -1,0 +1,1 @@
+"""Checkpoints: read safely, told apart by content, converted once, kept and verified."""

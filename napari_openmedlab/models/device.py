@@ -1,0 +1,1 @@
+"""Where a network runs: device, precision, memory, and what to do when memory runs out."""
