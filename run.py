@@ -23,6 +23,8 @@ import system_packages  # noqa: E402  (found through the line above)
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")  # scripts beside it
 SUPPORTED = ((3, 11), (3, 13))
+LIGHT = "gui"  # the demo runs the built-in engine: no torch
+FULL = "gui,models,test"
 LINT = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
@@ -44,7 +46,7 @@ def main() -> int:
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="passed on (pytest arguments, say)")
     arguments = parser.parse_args()
     os.chdir(ROOT)
-    make_environment()
+    make_environment(LIGHT if arguments.command == "demo" else FULL)
     action = {"demo": demo, "test": test, "lint": lint, "setup": lambda _rest: 0}
     return action[arguments.command](arguments.rest)
 
@@ -90,19 +92,24 @@ def call(
     return subprocess.run(command, env={**os.environ, **(environment or {})}).returncode
 
 
-def make_environment() -> None:
-    """Create ``.venv`` and install the project into it, unless that was done before."""
+def make_environment(extras: str) -> None:
+    """Create ``.venv`` and install the project with these extras, unless that was done before."""
     stamp = VENV / "installed.txt"
-    wanted = fingerprint()
-    if PYTHON.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
+    have = stamp.read_text(encoding="utf-8") if PYTHON.exists() and stamp.exists() else ""
+    if have in {fingerprint(extras), fingerprint(FULL)}:
         return
     if not PYTHON.exists():
         print("Making the environment in .venv (a few minutes the first time) ...", flush=True)
         subprocess.run([find_python(), "-m", "venv", str(VENV)], check=True)
-    wants = ["-c", "constraints.txt", "-e", ".[gui,test]"]
-    if not install_with_uv(wants):
-        subprocess.run([str(PYTHON), "-m", "pip", "install", "-q", *wants], check=True)
-    stamp.write_text(wanted, encoding="utf-8")
+    pip_install = [str(PYTHON), "-m", "pip", "install", "-q", "-c", "constraints.txt"]
+    if extras == FULL:
+        # By pip, which heeds the user's own settings: where those offer a CPU build of torch, it
+        # is taken instead of the one for NVIDIA cards with its gigabytes of libraries.
+        subprocess.run([*pip_install, "torch"], check=True)
+    wants = ["-e", f".[{extras}]"]
+    if not install_with_uv(["-c", "constraints.txt", *wants]):
+        subprocess.run([*pip_install, *wants], check=True)
+    stamp.write_text(fingerprint(extras), encoding="utf-8")
 
 
 def install_with_uv(wants: list[str]) -> bool:
@@ -117,9 +124,9 @@ def install_with_uv(wants: list[str]) -> bool:
     return True
 
 
-def fingerprint() -> str:
+def fingerprint(extras: str) -> str:
     """Return a hash of all that decides what gets installed."""
-    digest = hashlib.sha256(str(ROOT).encode())
+    digest = hashlib.sha256(f"{ROOT} {extras}".encode())
     for name in ("setup.cfg", "pyproject.toml", "constraints.txt"):
         digest.update((ROOT / name).read_bytes())
     return digest.hexdigest()
