@@ -1,0 +1,1 @@
+"""SAM-Med3D: one click, one 3D mask."""
