@@ -212,7 +212,7 @@ class Crop:
             part = slice(begin, begin + _SLAB)
             low, high, weight = (tap[part] for tap in taps[last])
             slab = _interpolate(block, last, (low, high, weight), nearest=not smooth)
-            where = [slice(None)] * 3
+            where: list[slice] = [slice(None)] * 3
             where[last] = part
             mask[tuple(where)] = slab > (0.0 if smooth else 0.5)
         back = np.argsort(self.grid.order)
