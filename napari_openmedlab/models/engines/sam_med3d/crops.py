@@ -203,18 +203,7 @@ class Crop:
             return MaskPatch.empty()
         block = logits if smooth else positive.astype(np.float32)
         taps = [self._crop_taps(axis, *ranges[axis]) for axis in range(3)]
-        # The axis that grows most comes last, in slabs: floats of the whole region never exist.
-        *first, last = sorted(range(3), key=lambda a: len(taps[a][0]))
-        for axis in first:
-            block = _interpolate(block, axis, taps[axis], nearest=not smooth)
-        mask = np.empty([len(taps[axis][0]) for axis in range(3)], dtype=bool)
-        for begin in range(0, mask.shape[last], _SLAB):
-            part = slice(begin, begin + _SLAB)
-            low, high, weight = (tap[part] for tap in taps[last])
-            slab = _interpolate(block, last, (low, high, weight), nearest=not smooth)
-            where: list[slice] = [slice(None)] * 3
-            where[last] = part
-            mask[tuple(where)] = slab > (0.0 if smooth else 0.5)
+        mask = _expand(block, taps, nearest=not smooth)
         back = np.argsort(self.grid.order)
         box = Box.whole(self.grid.source.shape)
         start, stop = list(box.start), list(box.stop)
@@ -329,3 +318,22 @@ def _interpolate(
     upper *= weight.reshape(shape)
     upper += lower
     return upper
+
+
+def _expand(block: NDArray[np.float32], taps: list[_Taps], *, nearest: bool) -> NDArray[np.bool_]:
+    """Return where ``block``, interpolated along all axes, is positive (its decision, if nearest).
+
+    The axis that grows most comes last, in slabs: floats of the whole region never exist.
+    """
+    *before, last = sorted(range(3), key=lambda a: len(taps[a][0]))
+    for axis in before:
+        block = _interpolate(block, axis, taps[axis], nearest=nearest)
+    mask = np.empty([len(each[0]) for each in taps], dtype=np.bool_)
+    lower, upper, weight = taps[last]
+    for begin in range(0, mask.shape[last], _SLAB):
+        part = slice(begin, begin + _SLAB)
+        slab = _interpolate(block, last, (lower[part], upper[part], weight[part]), nearest=nearest)
+        where = [slice(None)] * 3
+        where[last] = part
+        mask[tuple(where)] = slab > (0.5 if nearest else 0.0)
+    return mask
