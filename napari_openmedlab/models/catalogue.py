@@ -1,4 +1,6 @@
-"""The catalogue: one entry per engine, pure data. Panels, help texts and tests grow from it.
+"""The catalogue: one entry per engine and per published checkpoint, pure data.
+
+Panels, help texts and tests grow from it.
 
 Engines are named by import path, so listing them imports none of them (``torch`` takes
 seconds). Other packages add entries through the entry point group
@@ -7,6 +9,7 @@ seconds). Other packages add entries through the entry point group
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import logging
@@ -15,10 +18,22 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
-from napari_openmedlab.errors import EngineError
+from napari_openmedlab.errors import CheckpointError, EngineError
+from napari_openmedlab.models.checkpoint_spec import NOT_STATED, CheckpointSpec
 from napari_openmedlab.models.contract import PromptKind, Task, check_engine
+from napari_openmedlab.models.published import PUBLISHED
 
-__all__ = ["CheckpointSpec", "EngineSpec", "Option", "engines", "get_spec", "load_engine"]
+__all__ = [
+    "NOT_STATED",
+    "CheckpointSpec",
+    "EngineSpec",
+    "Option",
+    "checkpoints",
+    "engines",
+    "get_checkpoint",
+    "get_spec",
+    "load_engine",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -68,31 +83,6 @@ class Option:
                 f"option '{self.name}' lies between {self.minimum} and {self.maximum}, got {value}"
             )
         return value
-
-
-@dataclass(frozen=True)
-class CheckpointSpec:
-    """A published weight file.
-
-    Attributes
-    ----------
-    name : str
-        Name shown to the user.
-    url : str
-        Where the publisher offers it; fetched only on the user's click.
-    size : int
-        Bytes, 0 if the publisher does not say.
-    sha256 : str
-        Only where the publisher states one; none is invented.
-    licence : str
-        Shown before the download.
-    """
-
-    name: str
-    url: str
-    size: int
-    sha256: str
-    licence: str
 
 
 @dataclass(frozen=True)
@@ -256,3 +246,39 @@ def load_engine(engine_id: str) -> Any:
         ) from error
     check_engine(engine, spec.task, engine_id)
     return engine
+
+
+def checkpoints(
+    engine: str | None = None, network: str | None = None
+) -> tuple[CheckpointSpec, ...]:
+    """Return the published checkpoints.
+
+    Parameters
+    ----------
+    engine : str, optional
+        Only those made for this engine.
+    network : str, optional
+        Only those that fit this network.
+    """
+    return tuple(
+        spec
+        for spec in PUBLISHED
+        if engine in (None, spec.engine) and network in (None, spec.network)
+    )
+
+
+def get_checkpoint(checkpoint_id: str) -> CheckpointSpec:
+    """Return the published checkpoint with this id.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none; the text lists the ids that come nearest.
+    """
+    known = {spec.id: spec for spec in PUBLISHED}
+    if checkpoint_id not in known:
+        near = difflib.get_close_matches(checkpoint_id, known, n=3, cutoff=0.4) or sorted(known)
+        raise CheckpointError(
+            f"there is no published checkpoint '{checkpoint_id}'; did you mean {', '.join(near)}?"
+        )
+    return known[checkpoint_id]
