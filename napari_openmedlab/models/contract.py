@@ -23,7 +23,9 @@ from napari_openmedlab.geometry.prompts import PromptSet
 from napari_openmedlab.geometry.volume import Volume
 
 __all__ = [
+    "Anticipating",
     "Automatic",
+    "Hint",
     "Localizer",
     "Monitor",
     "Prediction",
@@ -151,6 +153,48 @@ class Prediction:
     def patch(self) -> MaskPatch:
         """The mask with its box."""
         return MaskPatch(self.box, self.mask)
+
+
+@dataclass(frozen=True)
+class Hint:
+    """Where the user looks: what a prompt may soon ask for.
+
+    Attributes
+    ----------
+    point : tuple of float
+        World point (x, y, z) under the cursor, as in :class:`PromptSet`.
+    normal : tuple of float or None
+        World direction (unit length) across the slice shown, for engines that work by slice;
+        ``None`` for those that work around a point.
+    reach : float
+        How far a prompt may lie from the point, or from the slice, for the work to be of use.
+    options : mapping
+        As in :class:`Request`.
+    """
+
+    point: tuple[float, float, float]
+    normal: tuple[float, float, float] | None = None
+    reach: float = 1e-3
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def serves(self, request: Request) -> bool:
+        """Return whether work done for this hint is of use to a request."""
+        points = request.prompts.world_points()
+        if not len(points):
+            return False
+        away = points - np.asarray(self.point)
+        distance = np.abs(away @ np.asarray(self.normal)) if self.normal is not None else None
+        if distance is None:
+            distance = np.linalg.norm(away, axis=1)
+        return bool((distance <= self.reach).any())
+
+
+@runtime_checkable
+class Anticipating(Protocol):
+    """An engine that can work ahead of a prompt; only the time of the answer changes."""
+
+    def anticipate(self, prepared: Any, hint: Hint, monitor: Monitor) -> None:
+        """Encode what a prompt at the hint would need; keep it for ``predict``."""
 
 
 @runtime_checkable

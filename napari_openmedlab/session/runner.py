@@ -16,7 +16,7 @@ from typing import Any
 
 from napari_openmedlab.errors import Cancelled, OpenMedLabError, SessionError
 from napari_openmedlab.geometry.volume import Volume
-from napari_openmedlab.models.contract import Monitor, Prediction, Progress, Request
+from napari_openmedlab.models.contract import Hint, Monitor, Prediction, Progress, Request
 from napari_openmedlab.session.workbench import Workbench, run_once
 
 __all__ = ["Runner", "RunnerEvents", "Workbench", "run_once"]
@@ -69,6 +69,26 @@ class _Job:
             self.prepare.cancel()
 
 
+@dataclass(eq=False)
+class _Ahead:
+    """Work ahead of a prompt; nobody waits for it, and its failure is nobody's concern."""
+
+    engine_id: str
+    volume: Volume
+    hint: Hint
+    monitor: Monitor
+    tag: Hashable = "work ahead"
+
+    def cancel(self) -> None:
+        self.monitor.cancel()
+
+    def give_way_to(self, newer: _Job) -> None:
+        """Stop, unless the request needs just this work."""
+        same = self.volume is newer.volume and self.engine_id == newer.engine_id
+        if not (same and self.hint.serves(newer.request)):
+            self.monitor.cancel()
+
+
 class Runner:
     """Runs requests one after the other in a thread of its own.
 
@@ -100,7 +120,8 @@ class Runner:
         self._changed = threading.Condition()
         self._calling = threading.RLock()
         self._waiting: OrderedDict[Hashable, _Job] = OrderedDict()
-        self._running: _Job | None = None
+        self._running: _Job | _Ahead | None = None
+        self._ahead: _Ahead | None = None
         self._newest: dict[Hashable, int] = {}
         self._generation = 0
         self._closed = False
@@ -110,7 +131,7 @@ class Runner:
     def busy(self) -> bool:
         """Whether something runs or waits."""
         with self._changed:
-            return self._running is not None or bool(self._waiting)
+            return isinstance(self._running, _Job) or bool(self._waiting)
 
     def submit(self, engine_id: str, volume: Volume, request: Request, tag: Hashable = None) -> int:
         """Ask for an answer and return its generation: a number that grows with every request.
@@ -130,11 +151,30 @@ class Runner:
             self._newest[tag] = number
             self._waiting.pop(tag, None)
             self._waiting[tag] = job
-            if self._running is not None and self._running.tag == tag:
-                self._running.give_way_to(job)
+            self._ahead = None
+            running = self._running
+            if isinstance(running, _Ahead) or (running is not None and running.tag == tag):
+                running.give_way_to(job)
             self._ensure_thread()
             self._changed.notify_all()
             return number
+
+    def anticipate(self, engine_id: str, volume: Volume, hint: Hint) -> None:
+        """Let an engine work ahead where a prompt is likely, while nothing else is to do.
+
+        The newest hint wins, and a request stops the work unless it needs it. Does not count as
+        busy; what goes wrong is only logged, the request will say it.
+        """
+        with self._changed:
+            if self._closed or self._waiting or isinstance(self._running, _Job):
+                return
+            if isinstance(self._running, _Ahead) and self._running.hint == hint:
+                return
+            if self._running is not None:
+                self._running.cancel()
+            self._ahead = _Ahead(engine_id, volume, hint, Monitor())
+            self._ensure_thread()
+            self._changed.notify_all()
 
     def is_current(self, generation: int) -> bool:
         """Whether an answer of this generation is still wanted (not overtaken or cancelled)."""
@@ -149,6 +189,9 @@ class Runner:
                 self._waiting.pop(each, None)
                 if self._running is not None and self._running.tag == each:
                     self._running.cancel()
+            self._ahead = None
+            if isinstance(self._running, _Ahead):
+                self._running.cancel()
             self._changed.notify_all()
 
     def close(self, timeout: float = 0.0) -> bool:
@@ -188,12 +231,13 @@ class Runner:
         bench = Workbench()
         try:
             while self._next():
+                asked = isinstance(self._running, _Job)
                 try:
                     self._run(bench)
                 finally:
                     with self._changed:
                         self._running = None
-                        idle = not self._waiting
+                        idle = asked and not self._waiting
                 if idle:
                     self._call(self._events.on_idle)
         finally:
@@ -202,15 +246,21 @@ class Runner:
     def _next(self) -> bool:
         """Wait for a job and make it the running one; ``False`` when closed."""
         with self._changed:
-            while not self._waiting and not self._closed:
+            while not self._waiting and self._ahead is None and not self._closed:
                 self._changed.wait()
             if self._closed:
                 return False
-            _, self._running = self._waiting.popitem(last=False)
+            if self._waiting:
+                _, self._running = self._waiting.popitem(last=False)
+            else:
+                self._running, self._ahead = self._ahead, None
             return True
 
     def _run(self, bench: Workbench) -> None:
         job = self._running
+        if isinstance(job, _Ahead):
+            _work_ahead(bench, job)
+            return
         if job is None:
             return
         number = job.generation
@@ -240,6 +290,16 @@ class Runner:
                 callback(*values)
             except Exception:
                 logger.exception("a listener of the runner failed")
+
+
+def _work_ahead(bench: Workbench, job: _Ahead) -> None:
+    try:
+        bench.anticipate(job.engine_id, job.volume, job.hint, job.monitor)
+    except Cancelled:
+        pass
+    except OpenMedLabError as error:
+        logger.info("work ahead of a prompt failed: %s", error)
+        _drop_arrays(error)
 
 
 def _drop_arrays(error: BaseException) -> None:

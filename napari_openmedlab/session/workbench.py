@@ -12,7 +12,7 @@ from typing import Any
 from napari_openmedlab.errors import EngineError, OpenMedLabError
 from napari_openmedlab.geometry.volume import Volume
 from napari_openmedlab.models.catalogue import load_engine
-from napari_openmedlab.models.contract import Monitor, Prediction, Request
+from napari_openmedlab.models.contract import Anticipating, Hint, Monitor, Prediction, Request
 
 __all__ = ["Workbench", "run_once"]
 
@@ -75,6 +75,15 @@ class Workbench:
             answer = self._engines[engine_id].predict(ready, request, monitor)
             monitor.step()
             return _checked(answer, engine_id, volume)
+
+    def anticipate(self, engine_id: str, volume: Volume, hint: Hint, monitor: Monitor) -> None:
+        """Let an engine work ahead of a prompt, if it can."""
+        self.prepare(engine_id, volume, monitor)
+        engine = self._engines[engine_id]
+        if isinstance(engine, Anticipating):
+            with _sentences(engine_id, "anticipate", self):
+                monitor.step()
+                engine.anticipate(self._prepared[engine_id, id(volume)][1], hint, monitor)
 
     def drop_prepared(self) -> None:
         """Forget all prepared volumes."""
