@@ -25,7 +25,7 @@ def _sam(size: str, file: str, parameters: int) -> CheckpointSpec:
         title=f"SAM ViT-{size}",
         network=f"sam-vit-{size.lower()}",
         engine="sam",
-        purpose="Meta's general 2D model, not made for medicine: slice by slice from points and boxes.",
+        purpose="Meta's general 2D model, not made for medicine: slices from points and boxes.",
         input="2D slices, 1024 x 1024, three channels (grey is repeated)",
         classes=_PROMPTED,
         code_licence=_APACHE,

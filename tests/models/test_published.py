@@ -71,7 +71,7 @@ def test_entries_are_found_by_engine_and_network():
 
 
 def test_an_unknown_id_suggests_the_nearest():
-    with pytest.raises(CheckpointError, match="no published checkpoint 'sam-med3d'.*turbo"):
+    with pytest.raises(CheckpointError, match=r"no published checkpoint 'sam-med3d'.*turbo"):
         get_checkpoint("sam-med3d")
 
 
