@@ -69,6 +69,9 @@ def build_medlam(base_channels: int = 24) -> MedLAM:
 class MedLAM(nn.Module):
     """Encoder-decoder with a position head.
 
+    In half precision take float16, as upstream does: bfloat16 moved positions by 0.04 to 0.09
+    where float16 moved them by 0.002 (stand-in weights, CPU); 0.01 is up to 15 mm.
+
     Parameters
     ----------
     base_channels : int
@@ -198,7 +201,10 @@ class MedLAM(nn.Module):
 
     def _located(self, bottleneck: torch.Tensor) -> torch.Tensor:
         # Flattened in (C, D, H, W) order, whatever the memory layout; no activations between.
-        return self.fc3(self.fc2(self.fc1(bottleneck.flatten(1))))
+        # In the weights' precision even under autocast: a hundredth here is 15 mm in the body.
+        with torch.autocast(bottleneck.device.type, enabled=False):
+            flat = bottleneck.flatten(1).to(self.fc1.weight.dtype)
+            return self.fc3(self.fc2(self.fc1(flat)))
 
     def _decoded(
         self, features: torch.Tensor, skips: list[torch.Tensor], scales: Sequence[int]
