@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from .sam_med3d_decoder import MaskDecoder
-from .sam_med3d_encoder import GRID, PATCH, ImageEncoder
+from .sam_med3d_encoder import ImageEncoder
+from .sam_med3d_parts import GRID, PATCH
 from .sam_med3d_prompt import MASK_SIDE, PromptEncoder
 
 __all__ = ["IMAGE_SIDE", "MASK_SIDE", "SamMed3D", "build_sam_med3d", "upsample"]

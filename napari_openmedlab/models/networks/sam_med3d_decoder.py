@@ -6,11 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .sam_med3d_encoder import GRID, LayerNorm3d
+from .sam_med3d_parts import GRID, WIDTH, LayerNorm3d, Tokens
 
 __all__ = ["MaskDecoder", "fold"]
 
-_WIDTH = 384
 _HEADS = 8
 _CROSS_WIDTH = 192
 _MLP_WIDTH = 2048
@@ -24,10 +23,10 @@ class _Attention(nn.Module):
 
     def __init__(self, inner: int) -> None:
         super().__init__()
-        self.q_proj = nn.Linear(_WIDTH, inner)
-        self.k_proj = nn.Linear(_WIDTH, inner)
-        self.v_proj = nn.Linear(_WIDTH, inner)
-        self.out_proj = nn.Linear(inner, _WIDTH)
+        self.q_proj = nn.Linear(WIDTH, inner)
+        self.k_proj = nn.Linear(WIDTH, inner)
+        self.v_proj = nn.Linear(WIDTH, inner)
+        self.out_proj = nn.Linear(inner, WIDTH)
 
     def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Attend from q (B, n, 384) to k and v (B, m, 384)."""
@@ -44,8 +43,8 @@ class _TokenMlp(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lin1 = nn.Linear(_WIDTH, _MLP_WIDTH)
-        self.lin2 = nn.Linear(_MLP_WIDTH, _WIDTH)
+        self.lin1 = nn.Linear(WIDTH, _MLP_WIDTH)
+        self.lin2 = nn.Linear(_MLP_WIDTH, WIDTH)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.lin2(F.relu(self.lin1(x)))
@@ -57,7 +56,7 @@ class _Head(nn.Module):
     def __init__(self, hidden: int, out: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            (nn.Linear(_WIDTH, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, out))
+            (nn.Linear(WIDTH, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, out))
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -78,13 +77,13 @@ class _TwoWayBlock(nn.Module):
     def __init__(self, first: bool) -> None:
         super().__init__()
         self.first = first
-        self.self_attn = _Attention(_WIDTH)
-        self.norm1 = nn.LayerNorm(_WIDTH)
+        self.self_attn = _Attention(WIDTH)
+        self.norm1 = nn.LayerNorm(WIDTH)
         self.cross_attn_token_to_image = _Attention(_CROSS_WIDTH)
-        self.norm2 = nn.LayerNorm(_WIDTH)
+        self.norm2 = nn.LayerNorm(WIDTH)
         self.mlp = _TokenMlp()
-        self.norm3 = nn.LayerNorm(_WIDTH)
-        self.norm4 = nn.LayerNorm(_WIDTH)
+        self.norm3 = nn.LayerNorm(WIDTH)
+        self.norm4 = nn.LayerNorm(WIDTH)
         self.cross_attn_image_to_token = _Attention(_CROSS_WIDTH)
 
     def forward(
@@ -117,7 +116,7 @@ class _TwoWayTransformer(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(_TwoWayBlock(first=index == 0) for index in range(_DEPTH))
         self.final_attn_token_to_image = _Attention(_CROSS_WIDTH)
-        self.norm_final_attn = nn.LayerNorm(_WIDTH)
+        self.norm_final_attn = nn.LayerNorm(WIDTH)
 
     def forward(
         self, tokens: torch.Tensor, image: torch.Tensor, image_positions: torch.Tensor
@@ -137,17 +136,17 @@ class MaskDecoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.transformer = _TwoWayTransformer()
-        self.iou_token = nn.Embedding(1, _WIDTH)
-        self.mask_tokens = nn.Embedding(_MASKS, _WIDTH)
+        self.iou_token = Tokens()
+        self.mask_tokens = Tokens(_MASKS)
         self.output_upscaling = nn.Sequential(
-            nn.ConvTranspose3d(_WIDTH, _WIDTH // 4, kernel_size=2, stride=2),
-            LayerNorm3d(_WIDTH // 4),
+            nn.ConvTranspose3d(WIDTH, WIDTH // 4, kernel_size=2, stride=2),
+            LayerNorm3d(WIDTH // 4),
             nn.GELU(),
-            nn.ConvTranspose3d(_WIDTH // 4, _WIDTH // 8, kernel_size=2, stride=2),
+            nn.ConvTranspose3d(WIDTH // 4, WIDTH // 8, kernel_size=2, stride=2),
             nn.GELU(),
         )
         self.output_hypernetworks_mlps = nn.ModuleList(
-            _Head(_WIDTH, _WIDTH // 8) for _ in range(_MASKS)
+            _Head(WIDTH, WIDTH // 8) for _ in range(_MASKS)
         )
         self.iou_prediction_head = _Head(256, _MASKS)
 

@@ -19,33 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["GRID", "PATCH", "ImageEncoder", "LayerNorm3d", "RelativeAttention", "WindowAttention"]
+from .sam_med3d_parts import EPS, GRID, PATCH, WIDTH, LayerNorm3d
 
-PATCH = 16
-GRID = 8
+__all__ = ["ImageEncoder", "RelativeAttention", "WindowAttention"]
+
 _WINDOW = 14
-_WIDTH = 768
+_VIT_WIDTH = 768
 _HEADS = 12
 _DEPTH = 12
 _GLOBAL_BLOCKS = (2, 5, 8, 11)
-_EPS = 1e-6
-
-
-class LayerNorm3d(nn.Module):
-    """Layer norm over the channels of each voxel of a (B, C, ...) tensor (biased variance)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise; shape and axis order stay (B, C, D, H, W)."""
-        return self.last(x.movedim(1, -1)).movedim(-1, 1)
-
-    def last(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise a tensor whose channels are the last axis."""
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, _EPS)
 
 
 class RelativeAttention(nn.Module):
@@ -66,12 +48,12 @@ class RelativeAttention(nn.Module):
 
     def __init__(self, side: int = GRID) -> None:
         super().__init__()
-        width = _WIDTH // _HEADS
+        width = _VIT_WIDTH // _HEADS
         self.rel_pos_d = nn.Parameter(torch.zeros(2 * side - 1, width))
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * side - 1, width))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, width))
-        self.qkv = nn.Linear(_WIDTH, 3 * _WIDTH)
-        self.proj = nn.Linear(_WIDTH, _WIDTH)
+        self.qkv = nn.Linear(_VIT_WIDTH, 3 * _VIT_WIDTH)
+        self.proj = nn.Linear(_VIT_WIDTH, _VIT_WIDTH)
         # Explicitly on the CPU: this constant is in no file, so a build on "meta" must hold it.
         steps = torch.arange(side, device="cpu")
         offsets = steps[:, None] - steps[None, :] + side - 1
@@ -171,8 +153,8 @@ class _Mlp(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lin1 = nn.Linear(_WIDTH, 4 * _WIDTH)
-        self.lin2 = nn.Linear(4 * _WIDTH, _WIDTH)
+        self.lin1 = nn.Linear(_VIT_WIDTH, 4 * _VIT_WIDTH)
+        self.lin2 = nn.Linear(4 * _VIT_WIDTH, _VIT_WIDTH)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.lin2(F.gelu(self.lin1(x)))
@@ -183,9 +165,9 @@ class _Block(nn.Module):
 
     def __init__(self, attention: RelativeAttention) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(_WIDTH, eps=_EPS)
+        self.norm1 = nn.LayerNorm(_VIT_WIDTH, eps=EPS)
         self.attn = attention
-        self.norm2 = nn.LayerNorm(_WIDTH, eps=_EPS)
+        self.norm2 = nn.LayerNorm(_VIT_WIDTH, eps=EPS)
         self.mlp = _Mlp()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -198,7 +180,7 @@ class _PatchEmbed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.proj = nn.Conv3d(1, _WIDTH, kernel_size=PATCH, stride=PATCH)
+        self.proj = nn.Conv3d(1, _VIT_WIDTH, kernel_size=PATCH, stride=PATCH)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # The cubes don't overlap: one matrix product, with the channels where the blocks want them.
@@ -209,19 +191,19 @@ class _PatchEmbed(nn.Module):
 class ImageEncoder(nn.Module):
     """Volume (B, 1, 128, 128, 128) -> embedding (B, 384, 8, 8, 8)."""
 
-    def __init__(self, out_channels: int = 384) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.pos_embed = nn.Parameter(torch.zeros(1, GRID, GRID, GRID, _WIDTH))
+        self.pos_embed = nn.Parameter(torch.zeros(1, GRID, GRID, GRID, _VIT_WIDTH))
         self.patch_embed = _PatchEmbed()
         self.blocks = nn.ModuleList(
             _Block(RelativeAttention() if index in _GLOBAL_BLOCKS else WindowAttention())
             for index in range(_DEPTH)
         )
         self.neck = nn.Sequential(
-            nn.Conv3d(_WIDTH, out_channels, 1, bias=False),
-            LayerNorm3d(out_channels),
-            nn.Conv3d(out_channels, out_channels, 3, padding=1, bias=False),
-            LayerNorm3d(out_channels),
+            nn.Conv3d(_VIT_WIDTH, WIDTH, 1, bias=False),
+            LayerNorm3d(WIDTH),
+            nn.Conv3d(WIDTH, WIDTH, 3, padding=1, bias=False),
+            LayerNorm3d(WIDTH),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -12,14 +12,13 @@ import math
 import torch
 from torch import nn
 
-from .sam_med3d_encoder import GRID, PATCH, LayerNorm3d
+from .sam_med3d_parts import GRID, PATCH, WIDTH, LayerNorm3d, Tokens
 
 __all__ = ["MASK_SIDE", "PADDING_LABEL", "PromptEncoder"]
 
 MASK_SIDE = 4 * GRID
 PADDING_LABEL = -1
-_WIDTH = 384
-_FREQUENCIES = _WIDTH // 3
+_FREQUENCIES = WIDTH // 3
 _IMAGE_SIDE = GRID * PATCH
 
 
@@ -28,7 +27,7 @@ class _Positions(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(3, _FREQUENCIES))
+        self.register_buffer("positional_encoding_gaussian_matrix", torch.zeros(3, _FREQUENCIES))
         # (frequencies, their version, grid encoding): see `grid`.
         self._cached: tuple[torch.Tensor, int, torch.Tensor] | None = None
 
@@ -76,8 +75,8 @@ class PromptEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.pe_layer = _Positions()
-        self.point_embeddings = nn.ModuleList(nn.Embedding(1, _WIDTH) for _ in range(2))
-        self.not_a_point_embed = nn.Embedding(1, _WIDTH)
+        self.point_embeddings = nn.ModuleList((Tokens(), Tokens()))
+        self.not_a_point_embed = Tokens()
         self.mask_downscaling = nn.Sequential(
             nn.Conv3d(1, 4, kernel_size=2, stride=2),
             LayerNorm3d(4),
@@ -85,9 +84,9 @@ class PromptEncoder(nn.Module):
             nn.Conv3d(4, 16, kernel_size=2, stride=2),
             LayerNorm3d(16),
             nn.GELU(),
-            nn.Conv3d(16, _WIDTH, kernel_size=1),
+            nn.Conv3d(16, WIDTH, kernel_size=1),
         )
-        self.no_mask_embed = nn.Embedding(1, _WIDTH)
+        self.no_mask_embed = Tokens()
 
     def grid_positions(self) -> torch.Tensor:
         """Return the positional encoding of the image tokens, (1, 384, 8, 8, 8)."""
@@ -117,7 +116,7 @@ class PromptEncoder(nn.Module):
         """
         if labels.numel() and not -1 <= int(labels.min()) <= int(labels.max()) <= 1:
             raise ValueError("labels are 1 (inside), 0 (outside) or -1 (no point)")
-        negative, positive = (embedding.weight for embedding in self.point_embeddings)
+        negative, positive = (tokens.weight for tokens in self.point_embeddings)
         kind = labels[..., None]
         positions = self.pe_layer((points.float() + 0.5) / _IMAGE_SIDE)
         tokens = positions + torch.where(kind == 1, positive, negative)

@@ -340,6 +340,11 @@ def test_masked_padding_tokens_are_noticed(network, gold, monkeypatch):
     assert encoder_difference(network, gold) > 50 * TOLERANCE
 
 
+def test_a_miscounted_padding_is_noticed(network, gold, monkeypatch):
+    monkeypatch.setattr(sam_med3d_encoder, "_WINDOW", 13)
+    assert encoder_difference(network, gold) > 5 * TOLERANCE
+
+
 def test_swapped_tables_are_noticed(network, gold, monkeypatch):
     attention = network.image_encoder.blocks[11].attn
     tables = attention.rel_pos_h, attention.rel_pos_w
