@@ -41,8 +41,8 @@ def _sam(size: str, file: str, parameters: int) -> CheckpointSpec:
 
 _SLICES: tuple[CheckpointSpec, ...] = (
     _sam("B", "sam_vit_b_01ec64.pth", 93_735_472),
-    _sam("L", "sam_vit_l_0b3195.pth", 0),
-    _sam("H", "sam_vit_h_4b8939.pth", 0),
+    _sam("L", "sam_vit_l_0b3195.pth", 312_342_832),
+    _sam("H", "sam_vit_h_4b8939.pth", 641_090_608),
     CheckpointSpec(
         id="medsam",
         title="MedSAM ViT-B",
