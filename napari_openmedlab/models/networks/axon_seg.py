@@ -96,8 +96,8 @@ class AxonSeg(nn.Module):
     patch_size : int or None
         As given.
     memory_format : torch.memory_format
-        The layout that was faster where it was measured (CPU: 12 s instead of 15 to 17 s for
-        128^3 on one thread, and 0.3 GB less memory). An engine may convert the network once
+        The layout that was faster where it was measured (CPU: 10.5 s instead of 12.8 s for
+        128^3 on one thread, and 0.2 GB less memory). An engine may convert the network once
         with ``network.to(memory_format=network.memory_format)``; patches need no conversion.
 
     Raises
