@@ -12,12 +12,14 @@ from pathlib import Path
 __all__ = [
     "Cancelled",
     "CheckpointError",
+    "DownloadError",
     "EngineError",
     "GeometryError",
     "OpenMedLabError",
     "PromptError",
     "ReadError",
     "SessionError",
+    "SettingsError",
     "WriteError",
 ]
 
@@ -55,6 +57,14 @@ class WriteError(_FileError):
 
 class CheckpointError(_FileError):
     """A checkpoint that is missing, unsafe, damaged or of another network."""
+
+
+class DownloadError(CheckpointError):
+    """A file that could not be fetched; what came so far is kept where it can be of use."""
+
+
+class SettingsError(OpenMedLabError, ValueError):
+    """A preference that can't be what was asked for."""
 
 
 class SessionError(OpenMedLabError, ValueError):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from napari_openmedlab.errors import WriteError
 
-__all__ = ["resolved_target", "staging"]
+__all__ = ["resolved_target", "sentence", "staging"]
 
 _ENDS_LAST = (".mhd", ".nhdr", ".json")  # headers that point at data files, put in place last
 
@@ -68,7 +68,7 @@ def staging(folder: Path) -> Iterator[Path]:
         raise
     except OSError as error:
         already = f" (already in place: {', '.join(done)})" if done else ""
-        raise WriteError(_sentence(error, folder) + already, folder) from error
+        raise WriteError(sentence(error, folder) + already, folder) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -80,7 +80,8 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _sentence(error: OSError, folder: Path) -> str:
+def sentence(error: OSError, folder: Path) -> str:
+    """Return why writing in ``folder`` failed and what to do, for the user."""
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return (
             f"the disk is full: nothing more could be written in {folder}; free some space or "
