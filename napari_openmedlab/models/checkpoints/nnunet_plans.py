@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from napari_openmedlab.errors import CheckpointError
-from napari_openmedlab.models.checkpoints.pickle_survey import DAMAGED
+from napari_openmedlab.models.checkpoints.pickle_survey import DAMAGED, require_sane_memo
 
 __all__ = ["Plan", "find_plan", "plan_of_checkpoint", "read_plans"]
 
@@ -136,6 +136,7 @@ def read_plans(path: str | Path) -> dict[str, Any]:
         if data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
             content = json.loads(data.decode("utf-8-sig"))
         else:
+            require_sane_memo(io.BytesIO(data))
             content = _as_plain(_PlanReader(io.BytesIO(data), refused).load(), 0)
     except DAMAGED as error:
         _raise_refused(refused, path)

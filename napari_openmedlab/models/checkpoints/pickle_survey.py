@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ __all__ = [
     "Storage",
     "Survey",
     "inert_class",
+    "require_sane_memo",
     "survey_pickle",
 ]
 
@@ -40,6 +42,7 @@ DAMAGED = (
     MemoryError,
     RecursionError,
     RuntimeError,
+    SystemError,
     TypeError,
     ValueError,
 )
@@ -86,6 +89,7 @@ _STRUCTURE: frozenset[str] = frozenset(
         *(f"torch.{name}" for name in ("float16", "float32", "float64", "bfloat16", "int64")),
     )
 )
+_NUMBERING = ("PUT", "BINPUT", "LONG_BINPUT")
 _TENSORS = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")
 _ITEM_BYTES = {
     "torch.BFloat16Storage": 2,
@@ -209,6 +213,20 @@ class _Surveyor(pickle.Unpickler):
             raise pickle.UnpicklingError("a tensor that reaches beyond its storage")
 
 
+def require_sane_memo(file: io.BufferedIOBase | io.BytesIO) -> None:
+    """Raise one of :data:`DAMAGED` if the next pickle would fill the memory by a single byte.
+
+    A pickle numbers its objects for later use, and Python makes room up to the largest number.
+    An honest pickle counts up, so no number exceeds the bytes before it. The file is left where
+    it was.
+    """
+    start = file.tell()
+    for opcode, argument, place in pickletools.genops(file):
+        if opcode.name in _NUMBERING and int(str(argument)) > (place or 0) - start:
+            raise pickle.UnpicklingError("a damaged list of objects")
+    file.seek(start)
+
+
 def survey_pickle(file: io.BufferedIOBase | io.BytesIO, survey: Survey | None = None) -> Survey:
     """Return what the next pickle in ``file`` names, leaving the file right behind it.
 
@@ -231,6 +249,7 @@ def survey_pickle(file: io.BufferedIOBase | io.BytesIO, survey: Survey | None = 
     file.seek(start)
     if len(opening) == 2 and opening[0] == 0x80:
         survey.protocol = max(survey.protocol, opening[1])
+    require_sane_memo(file)
     try:
         _Surveyor(file, survey).load()
     except DAMAGED:

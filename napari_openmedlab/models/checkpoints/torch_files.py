@@ -34,7 +34,7 @@ __all__ = ["load_legacy", "load_zip"]
 # torch keeps one list of allowed names for the whole process: two files read at the same time
 # would take each other's names away.
 _ALLOWED_NAMES = threading.Lock()
-_LARGEST_PICKLE = 256 * 2**20  # the pickle names tensors, it does not hold them
+_LARGEST_PICKLE = 64 * 2**20  # the pickle names tensors, it does not hold them
 _LEGACY_PICKLES = 5  # magic number, protocol, system, content, keys of the storages
 _PROTOCOL = 2  # torch.save's own; torch's safe reader does not know all of the later ones
 _RUNS_PROGRAMS = ("builtins", "__builtin__", "os", "posix", "nt", "subprocess", "sys", "runpy")

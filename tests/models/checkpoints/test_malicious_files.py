@@ -193,6 +193,17 @@ def test_a_storage_that_lies_about_its_size(tmp_path):
         read_checkpoint(zip_with_pickle(path, content.replace(b"K\x0c", b"K\x7f")))
 
 
+def test_a_number_that_would_fill_the_memory(tmp_path):
+    """Python makes room for as many objects as the largest number says: 32 GB here."""
+    greedy = b"\x80\x02}r\xff\xff\xff\x7f."
+    for make in (zip_with_pickle, legacy_with_pickle):
+        with pytest.raises(CheckpointError, match="damaged"):
+            read_checkpoint(make(tmp_path / "greedy.pth", greedy))
+    (tmp_path / "plans.pkl").write_bytes(greedy)
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_plans(tmp_path / "plans.pkl")
+
+
 PLAN_TRICKS = [name for name in TRICKS if name not in ("hooks of a tensor", "in arguments")]
 
 
