@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from importlib.metadata import entry_points
 from typing import Any
 
 from napari_openmedlab.errors import CheckpointError, EngineError
 from napari_openmedlab.models.checkpoint_spec import NOT_STATED, CheckpointSpec
-from napari_openmedlab.models.contract import PromptKind, Task, check_engine
+from napari_openmedlab.models.contract import Task, check_engine
+from napari_openmedlab.models.engine_spec import EngineSpec, Option
+from napari_openmedlab.models.own_engines import OWN_ENGINES
 from napari_openmedlab.models.published import PUBLISHED
 
 __all__ = [
@@ -40,145 +40,6 @@ _log = logging.getLogger(__name__)
 ENTRY_POINT_GROUP = "napari_openmedlab.engines"
 
 
-@dataclass(frozen=True)
-class Option:
-    """One typed setting of an engine; forms and command-line checks are built from it.
-
-    Attributes
-    ----------
-    name : str
-        Key in ``Request.options``.
-    default : bool, int, float or str
-        Its type is the option's type.
-    description : str
-        One sentence for the tooltip, units included.
-    minimum, maximum : number, optional
-        Inclusive limits of a number.
-    choices : tuple of str
-        The allowed values of a text.
-    """
-
-    name: str
-    default: bool | int | float | str
-    description: str
-    minimum: float | None = None
-    maximum: float | None = None
-    choices: tuple[str, ...] = ()
-
-    def check(self, value: Any) -> bool | int | float | str:
-        """Return ``value`` in the option's type, or raise :class:`EngineError` saying why not."""
-        kind = type(self.default)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise EngineError(f"option '{self.name}' takes a {kind.__name__}, got {value!r}")
-        if self.choices and value not in self.choices:
-            raise EngineError(
-                f"option '{self.name}' is one of {', '.join(self.choices)}, got {value!r}"
-            )
-        too_low = self.minimum is not None and value < self.minimum  # type: ignore[operator]
-        too_high = self.maximum is not None and value > self.maximum  # type: ignore[operator]
-        if too_low or too_high:
-            raise EngineError(
-                f"option '{self.name}' lies between {self.minimum} and {self.maximum}, got {value}"
-            )
-        return value
-
-
-@dataclass(frozen=True)
-class EngineSpec:
-    """One engine as the rest of the program sees it before it is loaded.
-
-    Attributes
-    ----------
-    id : str
-        Stable short name, used in sessions and on the command line.
-    title : str
-        Name in menus.
-    entry : str
-        ``"package.module:Class"``; the class takes no arguments.
-    task : {"promptable", "automatic", "localizer"}
-    summary : str
-        One sentence: what it is good at.
-    prompts : frozenset of str
-        Prompt kinds it accepts (promptable engines).
-    options : tuple of Option
-    checkpoints : tuple of CheckpointSpec
-        Empty for an engine that needs no weights.
-    requires : tuple of str
-        Import names of optional packages it needs, for example ``("torch",)``.
-    paper : str
-        Where the method is described.
-    """
-
-    id: str
-    title: str
-    entry: str
-    task: Task
-    summary: str
-    prompts: frozenset[PromptKind] = frozenset()
-    options: tuple[Option, ...] = ()
-    checkpoints: tuple[CheckpointSpec, ...] = ()
-    requires: tuple[str, ...] = ()
-    paper: str = ""
-
-    def missing(self) -> tuple[str, ...]:
-        """Return sentences on what keeps the engine from running here (empty: ready)."""
-        absent = [name for name in self.requires if importlib.util.find_spec(name) is None]
-        if not absent:
-            return ()
-        return (f"{self.title} needs {', '.join(absent)}: pip install 'napari-openmedlab[models]'",)
-
-    def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all options with defaults filled in and values checked.
-
-        Raises
-        ------
-        EngineError
-            For an unknown name or a value of the wrong type or out of range.
-        """
-        known = {option.name: option for option in self.options}
-        unknown = sorted(set(options) - set(known))
-        if unknown:
-            raise EngineError(
-                f"{self.title} has no option {', '.join(unknown)}; it has "
-                f"{', '.join(known) or 'none'}",
-                engine=self.id,
-            )
-        return {name: o.check(options.get(name, o.default)) for name, o in known.items()}
-
-
-_ALL_PROMPTS: frozenset[PromptKind] = frozenset(
-    {"extreme_points", "box", "click", "scribble", "mask"}
-)
-
-_OWN: tuple[EngineSpec, ...] = (
-    EngineSpec(
-        id="built-in",
-        title="Built-in (no training, CPU)",
-        entry="napari_openmedlab.models.engines.built_in:BuiltIn",
-        task="promptable",
-        summary="Training-free: works at once, offline, on any contrast. Best with extreme points.",
-        prompts=_ALL_PROMPTS,
-        options=(
-            Option(
-                "tolerance",
-                3.0,
-                "Millimetres by which extreme points may be off; 0 takes them as exact. Without a "
-                "unit in mm at most one voxel.",
-                minimum=0.0,
-                maximum=10.0,
-            ),
-            Option(
-                "local_corrections",
-                True,
-                "A click or scribble changes only its surroundings; the rest of the mask stays.",
-            ),
-        ),
-    ),
-)
-
-
 def engines(task: Task | None = None) -> tuple[EngineSpec, ...]:
     """Return all entries, ours first, then those other packages registered.
 
@@ -192,13 +53,13 @@ def engines(task: Task | None = None) -> tuple[EngineSpec, ...]:
 
 def _all() -> Iterable[EngineSpec]:
     """Yield ours, then the others': who finds what it wants early asks no other package."""
-    yield from _OWN
+    yield from OWN_ENGINES
     yield from _registered()
 
 
 def _registered() -> Iterable[EngineSpec]:
     """Yield other packages' entries; a faulty one is left out with a warning, not ours to end."""
-    taken = {spec.id for spec in _OWN}
+    taken = {spec.id for spec in OWN_ENGINES}
     for point in entry_points(group=ENTRY_POINT_GROUP):
         try:
             spec = point.load()

@@ -24,8 +24,8 @@ def _own_folders(tmp_path, monkeypatch):
     """Autosaves go to the test's own folder; the test engines are in the catalogue."""
     folder = tmp_path / "autosave"
     monkeypatch.setattr("napari_openmedlab.session.autosave.default_folder", lambda: folder)
-    specs = (ball_engine.SPEC, ball_engine.CLICKS_ONLY, *catalogue._OWN)
-    monkeypatch.setattr(catalogue, "_OWN", specs)
+    specs = (ball_engine.SPEC, ball_engine.CLICKS_ONLY, *catalogue.OWN_ENGINES)
+    monkeypatch.setattr(catalogue, "OWN_ENGINES", specs)
     wanted = Preferences(engine="ball", autosave_delay=0.05, letters=False)
     monkeypatch.setattr("napari_openmedlab.bridge.sessions.read_preferences", lambda: wanted)
 

@@ -152,6 +152,14 @@ class Crop:
             for start, n in zip(self.start, self.grid.shape, strict=True)
         )
 
+    def source_box(self) -> Box:
+        """Return the voxels of the scan whose centres lie in the crop."""
+        box = Box.whole(self.grid.source.shape)
+        start, stop = list(box.start), list(box.stop)
+        for axis, source_axis in enumerate(self.grid.order):
+            start[source_axis], stop[source_axis] = self._source_range(axis, (0, CROP - 1))
+        return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2])).clip(box.shape)
+
     def sample(
         self, volume: Volume, limits: tuple[float, float] | None = None
     ) -> NDArray[np.float32]:

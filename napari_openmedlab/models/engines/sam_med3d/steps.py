@@ -52,10 +52,8 @@ def steps_of(prompts: PromptSet) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def new_steps(prompts: PromptSet, before: PromptSet | None) -> tuple[Step, ...] | None:
+def new_steps(prompts: PromptSet, before: PromptSet) -> tuple[Step, ...] | None:
     """Return the steps that came after ``before``; ``None`` if some were taken away or moved."""
-    if before is None:
-        return None
     old, now = list(steps_of(before)), list(steps_of(prompts))
     if before.mask != prompts.mask:
         return None

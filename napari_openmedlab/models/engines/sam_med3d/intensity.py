@@ -1,0 +1,58 @@
+"""Intensities as SAM-Med3D saw them in training: CT clamped, z-scores of what lies above zero."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_openmedlab.geometry.boxes import Box
+from napari_openmedlab.geometry.volume import Volume
+
+__all__ = ["CT_LIMITS", "looks_like_ct", "normalise"]
+
+CT_LIMITS = (-1000.0, 1000.0)  # HU; training clips CT to these before everything else
+_AIR = -500  # no MR or microscope gives voxels below this, every CT with air does
+
+
+def looks_like_ct(volume: Volume) -> bool:
+    """Return whether intensities are Hounsfield units: by the file's word, else by its air."""
+    if volume.modality:
+        return volume.modality.upper() == "CT"
+    if volume.geometry.frame != "patient":
+        return False
+    # A few whole planes are read, not the volume: it may lie on disk.
+    depth = volume.geometry.shape[0]
+    for z in sorted({depth // 4, depth // 2, (3 * depth) // 4}):
+        plane = volume.crop(Box((z, 0, 0), (z + 1, *volume.geometry.shape[1:])))
+        if bool((plane < _AIR).any()):
+            return True
+    return False
+
+
+def normalise(raw: NDArray[np.float32]) -> tuple[NDArray[np.float32], str]:
+    """Return z-scores of a raw crop, and a sentence where the usual statistics don't exist.
+
+    Mean and standard deviation (n - 1) are those of the voxels above 0; both apply to all
+    voxels, those beyond the scan (0) included. Without enough voxels above 0 all finite voxels
+    count; a constant crop becomes zeros.
+
+    Parameters
+    ----------
+    raw : ndarray of float32
+        May hold NaN or infinity, which count as 0.
+    """
+    if not np.isfinite(raw).all():
+        raw = np.nan_to_num(raw, nan=0.0, posinf=0.0, neginf=0.0)
+    note = ""
+    chosen = raw[raw > 0]
+    if chosen.size < 2 or float(chosen.std()) == 0.0:
+        chosen = raw.ravel()
+        note = (
+            "Nothing around the prompt has an intensity above 0, as SAM-Med3D was trained with; "
+            "all voxels there were used instead."
+        )
+    mean = float(chosen.mean(dtype=np.float64))
+    spread = float(chosen.std(dtype=np.float64, ddof=1))
+    if spread == 0.0:
+        return np.zeros_like(raw), "The image is constant around the prompt."
+    return ((raw - np.float32(mean)) / np.float32(spread)).astype(np.float32), note
