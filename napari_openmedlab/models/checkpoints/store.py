@@ -192,7 +192,7 @@ class ModelStore:
         if wanted and (same := self._already(wanted, source, network, monitor)) is not None:
             return same
         if wanted and not replace_old:
-            self._require_free(wanted)
+            self.require_free(wanted)
         sweep(self.folder)
         with work_folder(self.folder) as work:
             weights = work / "weights.safetensors"
@@ -239,7 +239,7 @@ class ModelStore:
         """
         with self._locked():
             if not replace_old:
-                self._require_free(record.name, record.sha256)
+                self.require_free(record.name, record.sha256)
             target = self.folder / record.file
             try:
                 _synced(weights)
@@ -253,6 +253,16 @@ class ModelStore:
                     with suppress(OSError):  # in use (Windows): goes at the next import
                         old.unlink()
             return stamped
+
+    def require_free(self, name: str, sha256: str = "") -> None:
+        """Raise :class:`CheckpointError` if a sound model has the name and other weights."""
+        entry = self._entry(name)
+        if entry.state == "ready" and entry.record.sha256 != sha256:
+            raise CheckpointError(
+                f"there already is a model '{name}' (from {entry.record.source_name}) with other "
+                "weights; remove it first or import under another name",
+                self._record_path(name),
+            )
 
     # -- looking after them ----------------------------------------------------------------
 
@@ -391,15 +401,6 @@ class ModelStore:
             return None
         same = hash_file(source, monitor) in (record.source_sha256, record.sha256)
         return record if same else None
-
-    def _require_free(self, name: str, sha256: str = "") -> None:
-        entry = self._entry(name)
-        if entry.state == "ready" and entry.record.sha256 != sha256:
-            raise CheckpointError(
-                f"there already is a model '{name}' (from {entry.record.source_name}) with other "
-                "weights; remove it first or import under another name",
-                self._record_path(name),
-            )
 
     def _unknown(self, name: str) -> CheckpointError:
         if any(spec.id == name for spec in checkpoints()):
