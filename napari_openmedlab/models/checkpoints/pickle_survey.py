@@ -17,7 +17,7 @@ import pickle
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any, cast
 
 __all__ = [
     "DAMAGED",
@@ -221,7 +221,7 @@ def require_sane_memo(file: io.BufferedIOBase | io.BytesIO) -> None:
     it was.
     """
     start = file.tell()
-    for opcode, argument, place in pickletools.genops(file):
+    for opcode, argument, place in pickletools.genops(cast("IO[bytes]", file)):
         if opcode.name in _NUMBERING and int(str(argument)) > (place or 0) - start:
             raise pickle.UnpicklingError("a damaged list of objects")
     file.seek(start)
