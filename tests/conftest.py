@@ -66,6 +66,21 @@ def golden() -> Path:
     return ROOT / "tests" / "golden"
 
 
+@pytest.fixture(scope="session")
+def _stand_in_store(tmp_path_factory):
+    pytest.importorskip("torch", reason="networks need the extra 'models'")
+    from stand_in_models import StandIns
+
+    return StandIns(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def stand_ins(_stand_in_store, monkeypatch):
+    """A model store in force for this test; ``add(network)`` puts stand-in weights into it."""
+    monkeypatch.setenv("OPENMEDLAB_MODELS", str(_stand_in_store.folder))
+    return _stand_in_store
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _napari_config(tmp_path_factory):
     """napari's settings live in a temporary folder: no test reads or writes the user's."""

@@ -22,6 +22,7 @@ from napari_openmedlab.models.engines.sam_med3d.steps import (
     Step,
     new_steps,
     steps_of,
+    within,
     working_spacing,
 )
 from napari_openmedlab.models.engines.sam_med3d.work import Encodings, Prepared, Work, united
@@ -63,7 +64,12 @@ class SamMed3D:
         """Answer a request; see :class:`~napari_openmedlab.models.contract.Promptable`."""
         started = time.perf_counter()
         geometry = prepared.volume.geometry
-        request.prompts.check_inside(geometry)
+        before = request.previous_prompts
+        request = replace(
+            request,
+            prompts=within(request.prompts, geometry),
+            previous_prompts=None if before is None else within(before, geometry),
+        )
         if not request.prompts.has_positive:
             raise PromptError("SAM-Med3D needs a positive prompt: click inside the object")
         options = get_spec(_ID).check_options(request.options)

@@ -7,15 +7,16 @@ points become a positive point at their centre, as upstream's own baseline does 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_openmedlab.geometry.prompts import Point, PromptSet, Scribble, as_point
+from napari_openmedlab.geometry.prompts import BoxPrompt, Point, PromptSet, Scribble, as_point
+from napari_openmedlab.geometry.volume import Geometry
 from napari_openmedlab.models.engines.sam_med3d.crops import CROP, SPACING_MM, WorkingGrid
 
-__all__ = ["Step", "new_steps", "region_of", "steps_of", "working_spacing"]
+__all__ = ["Step", "new_steps", "region_of", "steps_of", "within", "working_spacing"]
 
 _SCRIBBLE_POINTS = 5  # a stroke counts as this many clicks at most
 _FILL = 0.875  # of a crop's edge that an object may span before the grid gets coarser
@@ -33,6 +34,19 @@ class Step:
     def centre(self) -> Point:
         """The mean of the points."""
         return as_point(np.mean(self.points, axis=0))
+
+
+def within(prompts: PromptSet, geometry: Geometry) -> PromptSet:
+    """Return the prompts with boxes clipped to the scan.
+
+    Raises
+    ------
+    PromptError
+        If a point or a whole box lies outside the scan.
+    """
+    prompts.check_inside(geometry)
+    clipped = tuple(BoxPrompt.from_box(b.to_box(geometry), geometry) for b in prompts.boxes)
+    return replace(prompts, boxes=clipped)
 
 
 def steps_of(prompts: PromptSet) -> tuple[Step, ...]:
