@@ -13,13 +13,16 @@ from typing import Annotated
 import typer
 
 from napari_openmedlab import __version__
-from napari_openmedlab.cli import demo, files, segment, sessions
+from napari_openmedlab.cli import demo, files, models, segment, sessions
 from napari_openmedlab.errors import (
     Cancelled,
+    CheckpointError,
+    DownloadError,
     GeometryError,
     OpenMedLabError,
     PromptError,
     ReadError,
+    SettingsError,
 )
 
 __all__ = ["app", "run"]
@@ -42,6 +45,7 @@ app.command("evaluate")(files.evaluate)
 app.command("replay")(sessions.replay)
 app.command("engines")(segment.engines)
 app.command("demo")(demo.demo)
+app.add_typer(models.app, name="models")
 
 
 def _print_version(wanted: bool) -> None:
@@ -95,7 +99,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _code_of(error: OpenMedLabError) -> int:
     if isinstance(error, Cancelled):
         return STOPPED
-    return BAD_INPUT if isinstance(error, (PromptError, ReadError, GeometryError)) else FAILED
+    if isinstance(error, DownloadError):
+        return FAILED  # the network's doing, not the user's
+    given = (PromptError, ReadError, GeometryError, CheckpointError, SettingsError)
+    return BAD_INPUT if isinstance(error, given) else FAILED
 
 
 def _stop(error: OpenMedLabError, code: int) -> int:

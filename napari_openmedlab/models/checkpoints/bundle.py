@@ -7,7 +7,6 @@ download: names, sizes and hashes are checked, and nothing in it is ever run.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
@@ -18,13 +17,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from napari_openmedlab import __version__
 from napari_openmedlab.errors import CheckpointError, ReadError, WriteError
 from napari_openmedlab.io.atomic import resolved_target, sentence
 from napari_openmedlab.models.catalogue import CheckpointSpec, checkpoints
-from napari_openmedlab.models.checkpoints.disk import CHUNK, require_space, sweep, work_folder
+from napari_openmedlab.models.checkpoints.disk import require_space, sweep, work_folder
+from napari_openmedlab.models.checkpoints.moving import copy_weights
 from napari_openmedlab.models.checkpoints.records import Record, record_from_json
 from napari_openmedlab.models.checkpoints.store import ModelStore
 from napari_openmedlab.models.contract import Monitor
@@ -104,7 +104,7 @@ def pack(
                     (store.folder / record.file).open("rb", buffering=0) as source,
                     archive.open(record.file, "w", force_zip64=True) as member,
                 ):
-                    done = _copy(source, member, record, (done, total), monitor)
+                    done = copy_weights(source, member, record, (done, total), monitor)
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -181,7 +181,7 @@ def unpack(
                     archive.open(record.file) as source,
                     (work / record.file).open("wb") as to,
                 ):
-                    done = _copy(source, to, record, (done, total), monitor)
+                    done = copy_weights(source, to, record, (done, total), monitor)
             for record in new:
                 store.put(work / record.file, record, replace_old=replace_old)
     return tuple(store.get(record.name) for record in records)
@@ -233,26 +233,6 @@ def _facts(record: Record, spec: CheckpointSpec | None) -> list[str]:
         "note": spec.notes if spec else "",
     }
     return [record.name, *(f"  {key}: {value}" for key, value in told.items() if value)]
-
-
-def _copy(
-    source: IO[bytes], target: IO[bytes], record: Record, count: tuple[int, int], monitor: Monitor
-) -> int:
-    """Copy weights, checking size and hash; return the bytes done so far."""
-    digest, (start, total), size = hashlib.sha256(), count, 0
-    while piece := source.read(CHUNK):
-        size += len(piece)
-        if size > record.size:
-            break
-        digest.update(piece)
-        target.write(piece)
-        monitor.step(start + size, total, f"copying {record.name}")
-    if size != record.size or digest.hexdigest() != record.sha256:
-        raise CheckpointError(
-            f"the weights of {record.name} are damaged: their hash is not the recorded one. Import "
-            "the published file, or copy the bundle, again"
-        )
-    return start + size
 
 
 @contextmanager

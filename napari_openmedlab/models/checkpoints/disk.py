@@ -19,6 +19,7 @@ from napari_openmedlab.io.atomic import sentence
 from napari_openmedlab.models.contract import Monitor
 
 __all__ = [
+    "CHUNK",
     "hash_file",
     "read_json",
     "require_space",
