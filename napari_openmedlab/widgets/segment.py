@@ -19,12 +19,12 @@ from napari_openmedlab.bridge.sessions import ViewerSessions
 from napari_openmedlab.bridge.viewer import plain_viewer
 from napari_openmedlab.errors import OpenMedLabError
 from napari_openmedlab.geometry.prompts import PromptSet
-from napari_openmedlab.session import store
 from napari_openmedlab.session.autosave import discard
 from napari_openmedlab.session.session import Session
 from napari_openmedlab.widgets import session_files as files
 from napari_openmedlab.widgets.controller import SegmentController
 from napari_openmedlab.widgets.engine_panel import EnginePanel
+from napari_openmedlab.widgets.file_actions import FileActions
 from napari_openmedlab.widgets.image_chooser import LayerChooser
 from napari_openmedlab.widgets.mask_prompts import ask_layer, mask_of_layer
 from napari_openmedlab.widgets.panel_life import PanelLife
@@ -62,6 +62,7 @@ class SegmentWidget(QWidget):
         self.controller: SegmentController | None = None
         self._build()
         self._engine = EnginePanel(self.engine, self)
+        self._files = FileActions(self.files, self, lambda: self.session)
         letters = self.sessions.preferences.letters
         self._views = ViewButtons(viewer, self.image, letters=letters, parent=self)
         self._life.at_end(self._views.stop)
@@ -141,10 +142,10 @@ class SegmentWidget(QWidget):
             made.clicked.connect(lambda _=False, name=command: self._do(name))
         self.objects.table.activated_object.connect(lambda n: self._do("activate", n))
         self.objects.table.changed.connect(self._on_table)
-        self.files.save.clicked.connect(self._on_save)
-        self.files.open.clicked.connect(self._on_open)
-        self.files.load_prompts.clicked.connect(self._on_load_prompts)
-        self.files.save_prompts.clicked.connect(self._on_save_prompts)
+        self._files.said.connect(self.say)
+        self._files.saved.connect(self._life.note_saved)
+        self._files.session_chosen.connect(self._replace_session)
+        self._files.objects_added.connect(lambda ids: self._do("run_for", ids))
         self.recovery.restore_asked.connect(self._on_restore)
         self._life.start(self, self._chooser)
         self._life.activity.cancelled.connect(lambda: self._do("cancel"))
@@ -295,58 +296,9 @@ class SegmentWidget(QWidget):
             return
         self._do("use_mask", patch, geometry)
 
-    def _on_save(self) -> None:
-        self._ask_and(
-            lambda s: files.ask_save(self, "Save session", s, store.SUFFIX, files.SESSION_FILTER),
-            self._save,
-            "Session saved: {}",
-        )
-
-    def _save(self, path: Path, session: Session) -> Path:
-        target = store.save(session, path)
-        self._life.note_saved(session)
-        return target
-
-    def _on_save_prompts(self) -> None:
-        self._ask_and(
-            lambda s: files.ask_save(self, "Save prompts", s, ".json", files.PROMPT_FILTER),
-            files.save_prompts,
-            "Prompts saved: {}",
-        )
-
-    def _ask_and(self, ask: Any, act: Any, told: str) -> None:
-        """Ask for a path and do something with it; an error becomes a sentence."""
-        session = self.session
-        path = ask(session) if session is not None else None
-        if path is None or session is None:
-            return
-        try:
-            self.say(told.format(act(path, session)), "done")
-        except OpenMedLabError as error:
-            self._fail(error)
-
-    def _on_open(self) -> None:
-        if self.session is not None:
-            path = files.ask_open(self, "Open session", self.session, files.SESSION_FILTER)
-            if path is not None:
-                self._replace_session(path)
-
-    def _on_load_prompts(self) -> None:
-        if self.session is not None:
-            path = files.ask_open(self, "Load prompts", self.session, files.PROMPT_FILTER)
-            if path is not None:
-                self.load_prompts(path)
-
     def load_prompts(self, path: Path) -> None:
         """Add the objects of a prompts file and ask the engine for each of them."""
-        if self.session is None or self.controller is None:
-            return
-        try:
-            ids = files.load_prompts(path, self.session)
-        except OpenMedLabError as error:
-            self._fail(error)
-            return
-        self.controller.run_for(ids)
+        self._files.load_prompts(path)
 
     # -- what the user sees ----------------------------------------------------------------
 
