@@ -26,7 +26,7 @@ from napari_openmedlab.models.engines.sam_med3d.steps import (
     working_spacing,
 )
 from napari_openmedlab.models.engines.sam_med3d.work import Encodings, Prepared, Work, united
-from napari_openmedlab.models.engines.weights import Weights
+from napari_openmedlab.models.engines.weights import Loaded, Weights
 
 __all__ = ["SamMed3D"]
 
@@ -57,8 +57,12 @@ class SamMed3D:
         """Encode the crop that a click at the hint would open."""
         options = get_spec(_ID).check_options(hint.options)
         grid = WorkingGrid(prepared.volume.geometry, _spacing_for_click(prepared, options))
-        work = self._work(prepared, grid, options, monitor)
-        work.embedding(grid.crop_around(grid.nearest(hint.point)))
+        crop = grid.crop_around(grid.nearest(hint.point))
+
+        def encode(loaded: Loaded) -> None:
+            Work(self._encodings, loaded, prepared, grid, options, monitor).embedding(crop)
+
+        self._weights.run(options, monitor, encode)
 
     def predict(self, prepared: Prepared, request: Request, monitor: Monitor) -> Prediction:
         """Answer a request; see :class:`~napari_openmedlab.models.contract.Promptable`."""
@@ -76,21 +80,13 @@ class SamMed3D:
         grid = WorkingGrid(geometry, SPACING_MM)
         spacing = options["voxel_size"] or working_spacing(grid, request.prompts)
         grid = replace(grid, spacing=spacing)
-        work = self._work(prepared, grid, options, monitor)
-        chain, start = self._chain_for(work, request)
-        mask = _keep_elsewhere(work.mask_of(chain), chain, start)
-        if request.obstacles is not None and not request.obstacles.is_empty:
-            mask = MaskPatch(mask.box, mask.mask & ~request.obstacles.inside(mask.box)).trimmed()
-        self._remember(self._key(work, mask), chain)
-        said = advice(grid, chain, mask, chosen=bool(options["voxel_size"]))
-        return Prediction(
-            mask.box,
-            mask.mask,
-            seconds=time.perf_counter() - started,
-            provenance=work.loaded.provenance()
-            | {"voxel_size": spacing, "crops": len(chain.states)},
-            notes=tuple(dict.fromkeys((*work.notes, *said))),
-        )
+
+        def answer(loaded: Loaded) -> Prediction:
+            work = Work(self._encodings, loaded, prepared, grid, options, monitor)
+            return self._answer(work, request)
+
+        found = self._weights.run(options, monitor, answer)
+        return replace(found, seconds=time.perf_counter() - started)
 
     def unload(self) -> None:
         """Release the network, embeddings and logits."""
@@ -100,12 +96,20 @@ class SamMed3D:
 
     # -- inside ----------------------------------------------------------------------------
 
-    def _work(
-        self, prepared: Prepared, grid: WorkingGrid, options: dict[str, Any], monitor: Monitor
-    ) -> Work:
-        loaded = self._weights.use(options, monitor)
-        notes = list(loaded.notes)
-        return Work(self._encodings, loaded, prepared, grid, options, monitor, notes)
+    def _answer(self, work: Work, request: Request) -> Prediction:
+        chain, start = self._chain_for(work, request)
+        mask = _keep_elsewhere(work.mask_of(chain), chain, start)
+        if request.obstacles is not None and not request.obstacles.is_empty:
+            mask = MaskPatch(mask.box, mask.mask & ~request.obstacles.inside(mask.box)).trimmed()
+        self._remember(self._key(work, mask), chain)
+        said = advice(work.grid, chain, mask, chosen=bool(work.options["voxel_size"]))
+        facts = {"voxel_size": work.grid.spacing, "crops": len(chain.states)}
+        return Prediction(
+            mask.box,
+            mask.mask,
+            provenance=work.loaded.provenance() | facts,
+            notes=tuple(dict.fromkeys((*work.loaded.notes, *work.notes, *said))),
+        )
 
     def _chain_for(self, work: Work, request: Request) -> tuple[Chain, MaskPatch | None]:
         """Return the chain after all steps, and the mask it started from if that was another's."""
