@@ -48,7 +48,8 @@ class Adapter(nn.Module):
         """Map (batch, rows, columns, width) to the same shape; rows and columns even."""
         gate = self.channel(grid.mean(dim=(1, 2)))
         gated = grid * gate[:, None, None, :]
-        spatial = self.spatial(gated.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        # Contiguous: else torch turns the large kernels into the grid's layout at every call.
+        spatial = self.spatial(gated.permute(0, 3, 1, 2).contiguous()).permute(0, 2, 3, 1)
         # The way past the hourglass starts before the gate.
         return self.norm(grid + spatial)
 
