@@ -23,6 +23,7 @@ from napari_openmedlab.bridge.layers import volume_to_layer_data  # noqa: E402
 from napari_openmedlab.geometry.prompts import PromptSet  # noqa: E402
 from napari_openmedlab.sample_data import extreme_points, load, prompts_path  # noqa: E402
 from napari_openmedlab.widgets.export import ExportWidget  # noqa: E402
+from napari_openmedlab.widgets.models import ModelsWidget  # noqa: E402
 from napari_openmedlab.widgets.segment import SegmentWidget  # noqa: E402
 from napari_openmedlab.widgets.tools import Tool  # noqa: E402
 
@@ -114,6 +115,36 @@ def mr_picture() -> None:
     viewer.close()
 
 
+def models_pictures() -> None:
+    """Show the Models panel with one model imported (untrained), and a licence to accept."""
+    import torch
+
+    from napari_openmedlab.models import networks
+
+    os.environ["OPENMEDLAB_MODELS"] = str(Path(SETTINGS.name) / "models")
+    weights = Path(SETTINGS.name) / "medlam.pth"
+    torch.save(networks.build("medlam").state_dict(), weights)
+    viewer = napari.Viewer(show=True)
+    viewer.window.resize(1500, 950)
+    panel = ModelsWidget()
+    viewer.window.add_dock_widget(panel, name="Models (OpenMedLab)")
+    panel.take([weights])
+    for _ in range(300):
+        QTest.qWait(100)
+        if not panel.busy:
+            break
+    panel.list.table.select("sam-med3d-turbo")
+    QTest.qWait(500)
+    panel.grab().save(str(IMAGES / "models.png"))
+    panel.list.table.select("medsam")
+    panel.actions.download.click()
+    QTest.qWait(300)
+    panel.licence.grab().save(str(IMAGES / "models_licence.png"))
+    panel.licence.reject()
+    viewer.close()
+
+
 if __name__ == "__main__":
     ct_pictures()
     mr_picture()
+    models_pictures()

@@ -9,7 +9,13 @@ import napari
 from napari_openmedlab.bridge.preferences import PLUGIN
 from napari_openmedlab.bridge.readers import PATTERNS
 
-__all__ = ["open_export_panel", "open_image", "open_segment_panel", "prefer_our_reader"]
+__all__ = [
+    "open_export_panel",
+    "open_image",
+    "open_models_panel",
+    "open_segment_panel",
+    "prefer_our_reader",
+]
 
 
 def open_segment_panel(viewer: napari.viewer.Viewer) -> None:
@@ -20,6 +26,11 @@ def open_segment_panel(viewer: napari.viewer.Viewer) -> None:
 def open_export_panel(viewer: napari.viewer.Viewer) -> None:
     """Open the Export panel in this viewer, or bring it to the front."""
     _show(viewer, "Export")
+
+
+def open_models_panel(viewer: napari.viewer.Viewer) -> None:
+    """Open the Models panel in this viewer, or bring it to the front."""
+    _show(viewer, "Models")
 
 
 def _show(viewer: Any, panel: str) -> None:
