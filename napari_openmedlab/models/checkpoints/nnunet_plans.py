@@ -321,7 +321,8 @@ def _plan_v2(
             found = nested.get("strides")
         strides = _strides(found[1:] if isinstance(found, list) else None)
         if strides is not None:
-            channels = dataset.get("channel_names", dataset.get("modality"))
+            named = dataset.get("channel_names", dataset.get("modality"))
+            channels = named if isinstance(named, Mapping | list) else None
             return Plan(strides, len(channels) if channels else None, _classes(dataset), source)
     return None
 
