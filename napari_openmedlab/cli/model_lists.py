@@ -52,9 +52,9 @@ class Row:
         if self.entry is not None:
             return self.entry.state
         if self.partly:
-            return f"partly here ({size_text(self.partly)})"
+            return f"partly ({size_text(self.partly)})"
         how = self.spec.how if self.spec is not None else ""
-        return "to download" if how == "direct" else "get in browser"
+        return "download" if how == "direct" else "browser"
 
     @property
     def size(self) -> str:
@@ -92,7 +92,7 @@ class Row:
             "title": spec.title if spec is not None else self.name,
             "engine": spec.engine if spec is not None else "",
             "network": record.network if record is not None else spec.network if spec else "",
-            "state": self.state if self.entry is not None or not self.partly else "partly here",
+            "state": self.state if self.entry is not None or not self.partly else "partly",
             "here": record is not None,
             "how": spec.how if spec is not None else "",
             "bytes": record.size if record is not None else spec.size if spec else 0,
@@ -149,10 +149,10 @@ def print_table(found: Sequence[Row], folder: Path) -> None:
     console = Console()
     table = Table(box=None, pad_edge=False)
     table.add_column("name", no_wrap=True)  # to be typed: never cut
-    table.add_column("what", overflow="fold")
-    table.add_column("status")
+    table.add_column("what")
+    table.add_column("status", no_wrap=True)
     table.add_column("size", no_wrap=True)
-    table.add_column("weights' licence", overflow="fold")
+    table.add_column("licence of weights")
     for row in found:
         cells = (row.name, row.what, row.state, row.size, row.licence.partition(":")[0])
         table.add_row(*(Text(text) for text in cells))
@@ -160,6 +160,12 @@ def print_table(found: Sequence[Row], folder: Path) -> None:
     for row in found:
         if row.entry is not None and row.entry.problem:
             console.print(Text(f"{row.name}: {row.entry.problem}"), soft_wrap=True)
+    console.print(
+        "download: with 'openmedlab models download NAME'. browser: get the file from its page "
+        "('openmedlab models show NAME'), then import it.",
+        markup=False,
+        highlight=False,
+    )
     console.print(Text(f"Model folder: {folder}"), soft_wrap=True)
 
 

@@ -158,7 +158,8 @@ class Request:
                 with closing(response):
                     head = Answer(response.status_code, response.headers, response.url, linked)
                     self._hand_over(head)
-                    for piece in response.iter_content(_PIECE):
+                    # Not requests' own iter_content: it loses what came before a cut.
+                    for piece in response.raw.stream(_PIECE, decode_content=False):
                         if not self._hand_over(piece):
                             return
             self._hand_over(None)
@@ -248,6 +249,7 @@ def _proxies(url: str, proxy: str) -> dict[str, str]:
 def _told(error: Exception, url: str) -> Exception:
     """Return what went wrong in words: to be tried again, or final."""
     from requests import exceptions
+    from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
     host = urlsplit(url).hostname
     if isinstance(error, exceptions.SSLError):
@@ -262,11 +264,11 @@ def _told(error: Exception, url: str) -> Exception:
             "settings of the models, or in HTTPS_PROXY. A proxy that asks for a name and password "
             "is written http://name:password@host:port"
         )
-    if isinstance(error, exceptions.Timeout):
+    if isinstance(error, (exceptions.Timeout, ReadTimeoutError)):
         return Interrupted(f"{host} does not answer")
     if isinstance(error, (exceptions.InvalidURL, exceptions.InvalidSchema)):
         return DownloadError(f"{url} is no address that can be fetched")
-    if isinstance(error, exceptions.ChunkedEncodingError):
+    if isinstance(error, ProtocolError):
         return Interrupted("the connection was lost on the way")
     if isinstance(error, exceptions.ConnectionError):
         return Interrupted(f"{host} can't be reached")

@@ -102,7 +102,8 @@ class Partial:
     def is_whole(self, answer: Answer) -> bool:
         """Whether an answer 416 (nothing after these bytes) says that all is here."""
         found = re.fullmatch(r"bytes \*/(\d+)", answer.headers.get("Content-Range", "").strip())
-        return self.size > 0 and self.size == (int(found[1]) if found else self.whole.total)
+        said = {self.whole.total, int(found[1]) if found else 0} - {0}
+        return self.size > 0 and said == {self.size}
 
     def discard(self) -> None:
         """Throw away what is here."""
