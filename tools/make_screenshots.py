@@ -121,7 +121,6 @@ def models_pictures() -> None:
 
     from napari_openmedlab.models import networks
 
-    os.environ["OPENMEDLAB_MODELS"] = str(Path(SETTINGS.name) / "models")
     weights = Path(SETTINGS.name) / "medlam.pth"
     torch.save(networks.build("medlam").state_dict(), weights)
     viewer = napari.Viewer(show=True)

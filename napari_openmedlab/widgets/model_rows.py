@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +22,10 @@ class State:
     READY = "ready"
     DAMAGED = "damaged"
     MISSING = "file missing"
+    PARTLY = "partly here"
     AWAITED = "waiting for the file"
     ABSENT = "not here"
-    ALL = (READY, DAMAGED, MISSING, AWAITED, ABSENT)
+    ALL = (READY, DAMAGED, MISSING, PARTLY, AWAITED, ABSENT)
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,15 @@ class ModelRow:
         What the store says; ``None`` if it is not here.
     absent : str
         State to show if it is not here.
+    partly : int
+        Bytes of a download that was cut off.
     """
 
     key: str
     spec: CheckpointSpec | None
     entry: Entry | None
     absent: str = State.ABSENT
+    partly: int = 0
 
     @property
     def record(self) -> Record | None:
@@ -57,6 +61,13 @@ class ModelRow:
     def state(self) -> str:
         """One of :class:`State`."""
         return self.absent if self.entry is None else self.entry.state
+
+    @property
+    def state_text(self) -> str:
+        """The state, with how much of it is here."""
+        if self.state == State.PARTLY:
+            return f"{State.PARTLY}: {size_text(self.partly)}"
+        return self.state
 
     @property
     def title(self) -> str:
@@ -114,7 +125,10 @@ class ModelRow:
 
 
 def join(
-    specs: Sequence[CheckpointSpec], entries: Iterable[Entry], awaited: Iterable[str] = ()
+    specs: Sequence[CheckpointSpec],
+    entries: Iterable[Entry],
+    awaited: Iterable[str] = (),
+    partly: Mapping[str, int] | None = None,
 ) -> list[ModelRow]:
     """Return one row per published checkpoint and one per other model of the store.
 
@@ -125,7 +139,10 @@ def join(
         What is in the store.
     awaited : iterable of str
         Ids of checkpoints whose file the user is getting in a browser.
+    partly : mapping of str to int, optional
+        Bytes of downloads that were cut off, by id.
     """
+    begun = partly or {}
     left = {entry.record.name: entry for entry in entries}
     waiting = set(awaited)
     rows = []
@@ -133,8 +150,10 @@ def join(
         mine = [name for name, entry in left.items() if entry.record.checkpoint == spec.id]
         name = spec.id if spec.id in mine else next(iter(mine), None)
         state = State.AWAITED if spec.id in waiting else State.ABSENT
-        rows.append(ModelRow(spec.id, spec, left.pop(name) if name else None, state))
-    rows += [ModelRow(f"store:{name}", None, entry, entry.state) for name, entry in left.items()]
+        state = State.PARTLY if spec.id in begun else state
+        entry = left.pop(name) if name else None
+        rows.append(ModelRow(spec.id, spec, entry, state, begun.get(spec.id, 0)))
+    rows += [ModelRow(f"store:{name}", None, entry) for name, entry in left.items()]
     return rows
 
 

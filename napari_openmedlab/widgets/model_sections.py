@@ -25,7 +25,7 @@ from napari_openmedlab.widgets.sections import StatusLine, button, wrapped_label
 
 __all__ = ["ActionSection", "FolderSection", "ListSection", "WorkSection"]
 
-_CHANGE = "Keep the models somewhere else from now on; those that are here stay where they are"
+_CHANGE = "Keep the models somewhere else from now on; those that are here can move along"
 
 
 class ListSection(QWidget):

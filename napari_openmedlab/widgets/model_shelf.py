@@ -13,7 +13,13 @@ from pathlib import Path
 from napari_openmedlab.models.catalogue import CheckpointSpec, checkpoints
 from napari_openmedlab.models.checkpoints.bundle import pack, unpack
 from napari_openmedlab.models.checkpoints.disk import size_text
-from napari_openmedlab.models.checkpoints.download import Patience, download
+from napari_openmedlab.models.checkpoints.download import (
+    Patience,
+    discard,
+    download,
+    unfinished,
+)
+from napari_openmedlab.models.checkpoints.moving import move_models
 from napari_openmedlab.models.checkpoints.records import Entry, Record
 from napari_openmedlab.models.checkpoints.settings import (
     FOLDER_VARIABLE,
@@ -76,6 +82,10 @@ class Shelf:
         """Return what is in the folder."""
         return self.store.entries()
 
+    def partly(self) -> dict[str, int]:
+        """Return the bytes of downloads that were cut off, by the checkpoint's id."""
+        return unfinished(self.store)
+
     # -- for the worker thread ---------------------------------------------------------------
 
     def import_file(self, path: Path, as_: str | None, monitor: Monitor) -> str:
@@ -96,6 +106,17 @@ class Shelf:
         monitor.step()
         self.store.remove(name)
         return f"{name} was deleted from this computer."
+
+    def discard(self, spec: CheckpointSpec, monitor: Monitor) -> str:
+        """Delete what came of a download that was cut off."""
+        monitor.step()
+        discard(spec.id, self.store)
+        return f"What had come of {spec.title} was deleted."
+
+    def move(self, origin: Path, monitor: Monitor) -> str:
+        """Move the models of another folder into this one."""
+        moved = move_models(ModelStore(origin), self.folder, monitor)
+        return f"Moved to {self.folder}: {', '.join(map(_title, moved)) or 'nothing'}."
 
     def pack(self, target: Path, names: Sequence[str] | None, monitor: Monitor) -> str:
         """Write models, all that are ready if none are named, into one archive."""

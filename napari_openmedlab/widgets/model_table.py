@@ -35,6 +35,7 @@ _COLOURS = {
     State.READY: "#22c55e",
     State.DAMAGED: "#ef4444",
     State.MISSING: "#ef4444",
+    State.PARTLY: "#fbbf24",
     State.AWAITED: "#fbbf24",
     State.ABSENT: "#9ca3af",
 }
@@ -71,7 +72,7 @@ class _Model(QAbstractTableModel):
                 self.dataChanged.emit(self.index(row, _STATUS), self.index(row, _STATUS))
 
     def status(self, row: ModelRow) -> str:
-        return self._doing.get(row.key, row.state)
+        return self._doing.get(row.key, row.state_text)
 
     def rowCount(self, parent: QModelIndex | None = None) -> int:
         return 0 if parent is not None and parent.isValid() else len(self.rows)

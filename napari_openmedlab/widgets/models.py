@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
 from napari_openmedlab.errors import Cancelled, OpenMedLabError
 from napari_openmedlab.models.catalogue import CheckpointSpec, checkpoints
-from napari_openmedlab.models.checkpoints.bundle import SUFFIX, is_bundle
+from napari_openmedlab.models.checkpoints.bundle import SUFFIX
 from napari_openmedlab.models.checkpoints.disk import size_text
 from napari_openmedlab.models.checkpoints.records import Entry
 from napari_openmedlab.models.contract import Progress
 from napari_openmedlab.widgets.model_asking import LicenceDialog
+from napari_openmedlab.widgets.model_imports import Importer, dropped_files
 from napari_openmedlab.widgets.model_jobs import Job, ModelWorker, WorkerLife
 from napari_openmedlab.widgets.model_rows import ModelRow, State, about, join
 from napari_openmedlab.widgets.model_sections import (
@@ -26,7 +27,7 @@ from napari_openmedlab.widgets.model_sections import (
     ListSection,
     WorkSection,
 )
-from napari_openmedlab.widgets.model_shelf import Shelf, is_plan, title_of
+from napari_openmedlab.widgets.model_shelf import Shelf
 from napari_openmedlab.widgets.worker_bridge import ActivityEntry
 
 __all__ = ["ModelsWidget"]
@@ -45,7 +46,6 @@ class ModelsWidget(QWidget):
         super().__init__()
         self._had_parent = False
         self._shelf = Shelf()
-        self._awaited: set[str] = set()
         self._jobs: list[Job] = []
         self._all: list[ModelRow] = []
         self._place = Path()
@@ -54,6 +54,7 @@ class ModelsWidget(QWidget):
         self._life = WorkerLife(self.worker, self.activity)
         self.licence: LicenceDialog | None = None
         self._build()
+        self.imports = Importer(self._shelf, self.work, self._submit)
         self._connect()
         if self.refresh():
             self.work.status.say(self._greeting())
@@ -101,18 +102,19 @@ class ModelsWidget(QWidget):
     def refresh(self, *_: Any) -> bool:
         """Show the catalogue and the store as they are now; ``False`` if that was not possible."""
         entries: tuple[Entry, ...] = ()
+        partly: dict[str, int] = {}
         problem = ""
         try:
             settings = self._shelf.settings
             self._place = self._shelf.folder
             self.folder.show_place(self._place, self._shelf.fixed_by)
             self.folder.show_network(settings.mirror, settings.proxy)
-            entries = self._shelf.entries()
+            entries, partly = self._shelf.entries(), self._shelf.partly()
         except OpenMedLabError as error:
             problem = str(error)
             self.work.status.say(problem, "error")
-        self._awaited -= {entry.record.checkpoint for entry in entries}
-        rows = self._all = join(checkpoints(), entries, self._awaited)
+        self.imports.awaited -= {entry.record.checkpoint for entry in entries}
+        rows = self._all = join(checkpoints(), entries, self.imports.awaited, partly)
         if self.list.only_here.isChecked():
             rows = [row for row in rows if row.record is not None]
         self.list.table.show_rows(rows)
@@ -127,10 +129,12 @@ class ModelsWidget(QWidget):
         row = self.list.table.row
         direct = row is not None and row.spec is not None and row.spec.how == "direct"
         here = row is not None and row.record is not None
-        self.actions.download.setText("Download…" if direct or row is None else "Get in browser…")
+        begun = row is not None and row.state == State.PARTLY
+        text = "Download…" if direct or row is None else "Get in browser…"
+        self.actions.download.setText("Go on…" if begun else text)
         self.actions.download.setEnabled(row is not None and row.spec is not None and not here)
-        for made in (self.actions.verify, self.actions.remove):
-            made.setEnabled(here)
+        self.actions.verify.setEnabled(here)
+        self.actions.remove.setEnabled(here or begun)
         self.list.details.setHtml("" if row is None else about(row, self._place))
 
     # -- getting weights -------------------------------------------------------------------
@@ -154,7 +158,7 @@ class ModelsWidget(QWidget):
         if spec.how == "direct":
             self._submit(Job(spec.id, "downloading", spec.title, partial(self._shelf.fetch, spec)))
             return
-        self._awaited.add(spec.id)
+        self.imports.awaited.add(spec.id)
         self.refresh()
         named = f"Save {spec.file}" if spec.file else "Save the file"
         if QDesktopServices.openUrl(QUrl(spec.page)):
@@ -169,57 +173,10 @@ class ModelsWidget(QWidget):
         chosen, _ = QFileDialog.getOpenFileNames(self, "Import weights or a bundle", "", _FILES)
         self.take([Path(path) for path in chosen])
 
-    def take(self, paths: Iterable[Path]) -> None:
-        """Import files, one after the other: weights of any published form, or bundles.
-
-        A file whose page was opened from here is taken as that checkpoint if its row is
-        selected or its name says so; the content is checked against it all the same.
-        """
-        for path in paths:
-            if is_plan(path):
-                self.work.status.say(f"{path.name} is read together with its weights: drop those.")
-            elif is_bundle(path):
-                self._submit(Job("", "unpacking", path.name, partial(self._shelf.unpack, path)))
-            else:
-                self._import(path, self._meant(path))
-
-    def _meant(self, path: Path) -> str | None:
-        """Return the id of the checkpoint that a file is meant to be, if the user said so."""
+    def take(self, paths: Sequence[Path]) -> None:
+        """Import files: weights of any published form, or bundles."""
         row = self.list.table.row
-        if row is not None and row.key in self._awaited:
-            return row.key
-        for spec in checkpoints():
-            if spec.id in self._awaited and spec.file and spec.file == path.name:
-                return spec.id
-        return None
-
-    def _import(self, path: Path, as_: str | None) -> None:
-        key = as_ if as_ in {spec.id for spec in checkpoints()} else ""
-        work = partial(self._shelf.import_file, path, as_)
-        job = Job(key or "", "importing", path.name, work)
-        job.otherwise = lambda error: self._ask_which(path, error)
-        self._submit(job)
-
-    def _ask_which(self, path: Path, error: OpenMedLabError) -> bool:
-        """Ask which of several networks of one layout a file is; ``False`` if that is no help."""
-        candidates = tuple(getattr(error, "candidates", ()))
-        if not candidates:
-            return False
-        titles = [title_of(candidate) for candidate in candidates]
-
-        def answered(number: int) -> None:
-            if number < len(candidates):
-                self._import(path, candidates[number])
-            else:
-                self.work.status.say(f"{path.name} was not imported.")
-
-        self.work.question.ask(
-            f"{path.name} fits more than one network, and its content can't tell which. What is "
-            "it?",
-            [*titles, "Don't import"],
-            answered,
-        )
-        return True
+        self.imports.take(paths, "" if row is None else row.key)
 
     # -- looking after them ----------------------------------------------------------------
 
@@ -231,20 +188,23 @@ class ModelsWidget(QWidget):
 
     def _on_remove(self) -> None:
         row = self.list.table.row
-        if row is None or row.record is None:
+        if row is None:
             return
-        record, title = row.record, row.title
+        key, title = row.key, row.title
+        if row.record is not None:
+            question = f"Delete {title} ({size_text(row.size)}) from this computer?"
+            work = partial(self._shelf.remove, row.record.name)
+        elif row.spec is not None and row.partly:
+            question = f"Delete the {size_text(row.partly)} that have come of {title}?"
+            work = partial(self._shelf.discard, row.spec)
+        else:
+            return
 
         def answered(number: int) -> None:
             if number == 0:
-                work = partial(self._shelf.remove, record.name)
-                self._submit(Job(row.key, "removing", title, work))
+                self._submit(Job(key, "removing", title, work))
 
-        self.work.question.ask(
-            f"Delete {title} ({size_text(record.size)}) from this computer?",
-            ["Delete", "Keep"],
-            answered,
-        )
+        self.work.question.ask(question, ["Delete", "Keep"], answered)
 
     def _on_bundle(self) -> None:
         """Pack all models, or the selected one: asked only where that makes a difference."""
@@ -281,8 +241,23 @@ class ModelsWidget(QWidget):
 
     def _on_change_folder(self) -> None:
         chosen = QFileDialog.getExistingDirectory(self, "Keep the models in", str(self._place))
-        if chosen:
-            self._change(folder=str(Path(chosen).absolute()))
+        if not chosen:
+            return
+        before, ready = self._place, [row for row in self._all if row.state == State.READY]
+        self._change(folder=str(Path(chosen).absolute()))
+        if not ready or self._place == before:
+            return
+
+        def answered(number: int) -> None:
+            if number == 0:
+                work = partial(self._shelf.move, before)
+                self._submit(Job("", "moving", f"models to {self._place}", work))
+
+        total = size_text(sum(row.size for row in ready))
+        count = f"{len(ready)} model{'s' if len(ready) > 1 else ''}"
+        self.work.question.ask(
+            f"Move the {count} ({total}) from {before} as well?", ["Move", "Leave"], answered
+        )
 
     def _on_network(self) -> None:
         self._change(
@@ -360,12 +335,12 @@ class ModelsWidget(QWidget):
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         """Welcome files; anything else goes its way."""
-        if _files(event):
+        if dropped_files(event):
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
         """Import the files."""
-        paths = _files(event)
+        paths = dropped_files(event)
         if paths:
             event.acceptProposedAction()
             self.take(paths)
@@ -378,13 +353,3 @@ class ModelsWidget(QWidget):
             elif self._had_parent:
                 self._life.end()
         return bool(super().event(event))
-
-
-def _files(event: QDropEvent) -> list[Path]:
-    """Return the local files that are being dragged, folders opened one level."""
-    found: list[Path] = []
-    for url in event.mimeData().urls():
-        if url.isLocalFile():
-            path = Path(url.toLocalFile())
-            found += sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-    return found

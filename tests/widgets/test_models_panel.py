@@ -99,7 +99,7 @@ def drop(panel, *paths):
 def import_weights(panel, qtbot, weights):
     """Have MedLAM in the store, imported as a published checkpoint."""
     panel.list.table.select(KEY)
-    panel._awaited.add(KEY)
+    panel.imports.awaited.add(KEY)
     drop(panel, weights)
     wait(qtbot, panel)
     assert status(panel, KEY) == "ready", panel.work.status.text()
@@ -195,12 +195,29 @@ def test_a_cancelled_download_says_so_and_goes_on_where_it_stopped(
     panel.work.cancel.click()
     wait(qtbot, panel)
     assert panel.work.status.text() == "Cancelled: downloading MedLAM."
-    assert status(panel, KEY) == "not here"
+    assert status(panel, KEY).startswith("partly here: ")
+    panel.list.table.select(KEY)
+    assert panel.actions.download.text() == "Go on…"
     assert panel.work.cancel.isHidden()
     server.pause = 0.0
     panel.fetch(offered)
     wait(qtbot, panel)
     assert server.ranges[-1].startswith("bytes=")
+
+
+def test_the_rest_of_a_cancelled_download_can_be_deleted(panel, offered, server, qtbot):
+    server.pause = 0.02
+    panel.refresh()
+    panel.fetch(offered)
+    qtbot.waitUntil(lambda: "%" in status(panel, KEY), timeout=10000)
+    panel.work.cancel.click()
+    wait(qtbot, panel)
+    panel.list.table.select(KEY)
+    panel.actions.remove.click()
+    panel.work.question.buttons[0].click()
+    wait(qtbot, panel)
+    assert status(panel, KEY) == "not here"
+    assert not panel._shelf.partly()
 
 
 @pytest.mark.parametrize("code", [403, 404, 500])
@@ -251,6 +268,20 @@ def test_dropped_files_are_imported_one_by_one_and_a_web_page_is_refused(
     assert "web page" in said[0]
     assert QApplication.activeModalWidget() is None
     assert [r.network for r in panel._shelf.store.records()] == [KEY]
+
+
+def test_a_plan_alone_is_no_model(panel, tmp_path):
+    plan = tmp_path / "plans.pkl"
+    plan.write_bytes(b"")
+    drop(panel, plan)
+    assert not panel.busy
+    assert "plans.pkl is a plan" in panel.work.status.text()
+
+
+def test_a_folder_can_be_dropped(panel, qtbot, weights):
+    drop(panel, weights.parent)
+    wait(qtbot, panel)
+    assert status(panel, KEY) == "ready", panel.work.status.text()
 
 
 def test_a_lone_web_page_is_named_as_one(panel, qtbot, tmp_path):
@@ -371,23 +402,31 @@ def test_a_bundle_carries_models_to_another_computer(
     assert panel._shelf.store.get(KEY).sha256 == sha256
 
 
-def test_the_folder_can_be_changed_unless_the_environment_sets_it(
-    panel, monkeypatch, tmp_path, folder
-):
+def test_the_environment_goes_before_a_chosen_folder(panel, folder):
     assert panel.folder.folder.text() == str(folder)
     assert not panel.folder.change_folder.isEnabled()
     assert "OPENMEDLAB_MODELS" in panel.folder.change_folder.toolTip()
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_the_folder_can_be_changed_and_models_move_along_if_wanted(
+    viewer, qtbot, monkeypatch, tmp_path, weights, moved
+):
     monkeypatch.delenv("OPENMEDLAB_MODELS")
-    panel.refresh()
-    assert panel.folder.change_folder.isEnabled()
+    _, panel = viewer.window.add_plugin_dock_widget("napari-openmedlab", "Models")
+    import_weights(panel, qtbot, weights)
+    old = panel._shelf.folder
     other = tmp_path / "elsewhere"
     other.mkdir()
     ask = "napari_openmedlab.widgets.models.QFileDialog.getExistingDirectory"
     monkeypatch.setattr(ask, lambda *a, **k: str(other))
     panel.folder.change_folder.click()
     assert panel.folder.folder.text() == str(other)
-    panel.refresh()
-    assert panel._shelf.folder == other
+    assert status(panel, KEY) == "not here"
+    panel.work.question.buttons[0 if moved else 1].click()
+    wait(qtbot, panel)
+    assert status(panel, KEY) == ("ready" if moved else "not here")
+    assert bool(list(old.glob("*.safetensors"))) != moved
 
 
 def test_mirror_and_proxy_are_kept(panel, viewer, monkeypatch):
