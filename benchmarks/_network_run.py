@@ -84,7 +84,9 @@ def forward(  # noqa: PLR0913 -- one value for each option of the command line
     facts |= {"shape": list(images.shape), "threads": torch.get_num_threads()}
     with torch.inference_mode(), autocast(place):
         answer, facts["first"] = _timed(lambda: case.forward(network, images), place.device)
+        used = time.process_time()
         facts["forward"] = _median(lambda: case.forward(network, images), runs, place.device)
+        facts["cpu"] = (time.process_time() - used) / runs
         if case.decode is not None:
             decode, embedding = case.decode, answer
             answer = decode(network, embedding)
