@@ -78,8 +78,8 @@ def forward(  # noqa: PLR0913 -- one value for each option of the command line
     images = image(case.small if quick else case.shape).to(place.device)
     _wake_libraries(place.device)
     start = _start_of_peak(place.device)
-    network, load = _timed(lambda: load_network(path, name, variant))
-    network = _placed(network, place.device)
+    network, load = _timed(lambda: load_network(path, name, variant).to(place.device), place.device)
+    network = _in_its_layout(network)
     facts: Facts = {"load": load, "device": chosen.name, "precision": place.precision}
     facts |= {"shape": list(images.shape), "threads": torch.get_num_threads()}
     with torch.inference_mode(), autocast(place):
@@ -111,9 +111,8 @@ def _fill(network: torch.nn.Module) -> str:
     return "stand-in weights of the golden tests"
 
 
-def _placed(network: Any, device: str) -> Any:
-    """Move a network to its device, in the layout it names as the faster one."""
-    network = network.to(device)
+def _in_its_layout(network: Any) -> Any:
+    """Bring the weights into the layout that the network names as the faster one."""
     layout = getattr(network, "memory_format", None)
     return network if layout is None else network.to(memory_format=layout)
 
