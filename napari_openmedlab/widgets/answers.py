@@ -39,15 +39,22 @@ def answer_text(session: Session, object_id: int, prediction: Prediction) -> tup
     return text, "done" if sure and not notes else "unsure"
 
 
-def waits_for(prompts: PromptSet, tool: Tool | None, geometry: Geometry) -> str:
+def waits_for(
+    prompts: PromptSet, tool: Tool | None, geometry: Geometry, *, by_slice: bool = False
+) -> str:
     """Return why an automatic run should wait for more prompts; ``""`` if it should not.
 
     Run on the user's own demand is never held back.
+
+    Parameters
+    ----------
+    by_slice : bool
+        Whether the engine works on slices, so that a flat box is all it needs.
     """
     count = len(prompts.extreme_points)
     if tool is Tool.EXTREME and 0 < count < 6:
         return f"{count} of 6 extreme points set. Run [Enter] if that is all you can see."
-    if tool is Tool.BOX and prompts.boxes and prompts.kinds() == {"box"}:
+    if tool is Tool.BOX and not by_slice and prompts.boxes and prompts.kinds() == {"box"}:
         shape = prompts.boxes[0].to_box(geometry).shape
         if any(n == 1 and full > 1 for n, full in zip(shape, geometry.shape, strict=True)):
             return (

@@ -60,6 +60,8 @@ class CanvasInput:
         self._on_gesture = on_gesture
         self._on_drawing = on_drawing
         self._on_message = on_message
+        self._on_hover: Callable[[], None] | None = None
+        self._hovered: NDArray[np.float64] | None = None
         self._layer: Points | None = None
         self._keys: tuple[Any, ...] = ()
         self._drags = False
@@ -93,6 +95,40 @@ class CanvasInput:
         self._keys = ()
         if self._drags:
             layer.mouse_pan = layer.mode == "pan_zoom"
+        self._listen_to_moves(layer, None)
+
+    def follow_cursor(self, on_hover: Callable[[], None] | None) -> None:
+        """Call this whenever the mouse moves between clicks; ``None``: don't listen to that."""
+        if self._layer is not None:
+            self._listen_to_moves(self._layer, on_hover)
+
+    def place_under_cursor(self) -> NDArray[np.float64] | None:
+        """Return the index a click would have where the mouse is; ``None``: not on the image.
+
+        The slice may have changed since the mouse moved: the click would be on the one shown.
+        """
+        dims = self._viewer.dims
+        if self._hovered is None or dims.ndisplay != 2 or len(self._hovered) != dims.ndim:
+            return None
+        position = np.array(dims.point, dtype=np.float64)
+        shown = list(dims.displayed)
+        position[shown] = self._hovered[shown]
+        return self._index(position, self._hidden_axis())
+
+    def _listen_to_moves(self, layer: Points, on_hover: Callable[[], None] | None) -> None:
+        self._on_hover = on_hover
+        callbacks = layer.mouse_move_callbacks
+        if on_hover is None:
+            self._hovered = None
+            if self._on_move in callbacks:
+                callbacks.remove(self._on_move)
+        elif self._on_move not in callbacks:
+            callbacks.append(self._on_move)
+
+    def _on_move(self, layer: Points, event: Any) -> None:
+        self._hovered = np.array(event.position, dtype=np.float64)
+        if self._on_hover is not None:
+            self._on_hover()
 
     def _on_press(self, layer: Points, event: Any) -> Iterator[None]:
         if event.button != 1 or layer.mode != "pan_zoom":
@@ -103,22 +139,21 @@ class CanvasInput:
         axis = self._hidden_axis()
         start = np.array(event.pos, dtype=np.float64)
         swapped = "Shift" in event.modifiers
-        path = [self._index(event, axis)]
+        path = [self._index(event.position, axis)]
         dragged = False
         yield
         while event.type == "mouse_move":
             dragged |= bool(np.linalg.norm(np.array(event.pos) - start) > _DRAG_PIXELS)
             if self._drags:
-                path.append(self._index(event, axis))
+                path.append(self._index(event.position, axis))
                 if dragged:
                     self._on_drawing(Gesture(np.array(path), True, swapped, axis))
             yield
         if self._drags or not dragged:
             self._on_gesture(Gesture(np.array(path), dragged, swapped, axis))
 
-    def _index(self, event: Any, axis: int) -> NDArray[np.float64]:
-        position = layer_position(self._viewer, self._image, event.position)
-        index = index_at(self._image, position)
+    def _index(self, position: Any, axis: int) -> NDArray[np.float64]:
+        index = index_at(self._image, layer_position(self._viewer, self._image, position))
         index[axis] = np.rint(index[axis])
         return index
 

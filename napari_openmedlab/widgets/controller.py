@@ -6,23 +6,25 @@ Everything here runs in the window's thread. The controller holds what is neithe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from app_model.types import KeyCode, KeyMod
 from napari.layers import Layer
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QTimer, Signal
 
-from napari_openmedlab.bridge.positions import jump_to
-from napari_openmedlab.errors import OpenMedLabError
 from napari_openmedlab.geometry.labels import MaskPatch
 from napari_openmedlab.geometry.prompts import MaskPrompt, Point, PromptSet
+from napari_openmedlab.models.catalogue import get_spec
 from napari_openmedlab.session.session import Session
 from napari_openmedlab.widgets.answers import waits_for
 from napari_openmedlab.widgets.canvas_input import CanvasInput
 from napari_openmedlab.widgets.gestures import Gesture, ToolState, prompts_after, rectangle_path
+from napari_openmedlab.widgets.hints import Hints
+from napari_openmedlab.widgets.live_options import LiveOptions, works_by_slice
+from napari_openmedlab.widgets.local_models import Need
+from napari_openmedlab.widgets.object_commands import ObjectCommands
 from napari_openmedlab.widgets.point_rows import COLOURS
 from napari_openmedlab.widgets.prompt_layers import PromptLayers
 from napari_openmedlab.widgets.requests import RequestDesk
@@ -32,7 +34,7 @@ from napari_openmedlab.widgets.worker_bridge import WorkerBridge
 __all__ = ["SegmentController"]
 
 
-class SegmentController(QObject):
+class SegmentController(ObjectCommands):
     """One session in one viewer: turns gestures and buttons into commands of the session.
 
     Parameters
@@ -43,21 +45,22 @@ class SegmentController(QObject):
     session : Session
     worker : WorkerBridge
         Shared by all sessions of a panel.
+    need : callable() -> Need or None
+        What the session's engine lacks to run.
 
     Attributes
     ----------
-    said : Signal(str, str)
-        A sentence for the status line and its severity.
     tool_changed : Signal()
         Tool, sign or a waiting corner changed.
     busy_changed : Signal(bool)
     progressed : Signal(Progress)
+    answered : Signal(Prediction)
     """
 
-    said = Signal(str, str)
     tool_changed = Signal()
     busy_changed = Signal(bool)
     progressed = Signal(object)
+    answered = Signal(object)
 
     def __init__(
         self,
@@ -65,22 +68,19 @@ class SegmentController(QObject):
         image: Layer,
         session: Session,
         worker: WorkerBridge,
-        parent: QObject | None = None,
+        need: Callable[[], Need | None],
     ) -> None:
-        super().__init__(parent)
-        self.session = session
-        self.image = image
+        super().__init__(viewer, image, session)
         self._state = ToolState(brush=4 * min(session.volume.geometry.spacing[1:]))
-        self._viewer = viewer
-        self._desk = RequestDesk(session, worker, self)
-        self._desk.said.connect(self.said)
-        self._desk.busy_changed.connect(self.busy_changed)
-        self._desk.progressed.connect(self.progressed)
         self._closed = False
         self._look_again = QTimer(self)
         self._look_again.setSingleShot(True)
         self._look_again.timeout.connect(self._check_active_layer)
         self.layers = PromptLayers(viewer, image, session.volume)
+        self._live = LiveOptions(image, self.layers.hidden_axis)
+        self._desk = RequestDesk(session, worker, self._live, need, self)
+        for name in ("said", "busy_changed", "progressed", "answered"):
+            getattr(self._desk, name).connect(getattr(self, name))
         self._input = CanvasInput(
             viewer,
             image,
@@ -88,6 +88,9 @@ class SegmentController(QObject):
             on_gesture=self._on_gesture,
             on_drawing=self._on_drawing,
             on_message=lambda text: self.said.emit(text, "error"),
+        )
+        self._hints = Hints(
+            session, worker, self._input, self.layers, self._live, lambda: need() is None
         )
         self._connect()
         self._show_prompts()
@@ -97,6 +100,7 @@ class SegmentController(QObject):
         if self._closed:
             return
         self._closed = True
+        self._hints.stop()
         self._input.unbind()
         self._desk.close()
         self._connect(off=True)
@@ -128,12 +132,14 @@ class SegmentController(QObject):
             self._viewer.layers.selection.active = points
             self._input.bind(points, drags=TOOLS[tool].drags, keys=self._keys())
             points.events.mode.connect(self._on_mode)
+        self._hints.follow(self._state)
         self._show_prompts()
         self.tool_changed.emit()
 
     def set_positive(self, positive: bool) -> None:
         """Let clicks and strokes mean inside, or outside."""
         self._state = replace(self._state, positive=positive)
+        self._hints.follow(self._state)
         self.tool_changed.emit()
 
     def set_brush(self, diameter: float) -> None:
@@ -180,6 +186,9 @@ class SegmentController(QObject):
         after = prompts_after(gesture, self._prompts(), self._state, self.session.volume.geometry)
         if isinstance(after, PromptSet):
             self._state = replace(self._state, corner=None)
+            if self.session.active is None:
+                self.session.add_object()
+            self._live.note_axis(self.session.get().id, gesture.axis)
             self.set_prompts(after)
             self.tool_changed.emit()
         else:
@@ -214,7 +223,7 @@ class SegmentController(QObject):
         self.session.set_prompts(prompts)
         if not self.session.choice.auto_run:
             self.said.emit("Prompts set. Press Run when they are complete.", "info")
-        elif reason := waits_for(prompts, self.tool, self.session.volume.geometry):
+        elif reason := self._waits_for(prompts):
             self.said.emit(reason, "info")
         else:
             self.run()
@@ -238,98 +247,36 @@ class SegmentController(QObject):
         """Ask the engine for the active object, with the prompts there are."""
         self._try(self._desk.submit)
 
+    def propagate(self) -> None:
+        """Ask the engine to carry the active object on through the slices, this once."""
+        self._try(lambda: self._desk.submit(propagate=True))
+
     def run_for(self, object_ids: Iterable[int]) -> None:
         """Ask the engine for several objects, one after the other."""
-        for object_id in object_ids:
-            self._try(lambda n=object_id: self._desk.submit(n))
+        self._desk.submit_all(object_ids)
+
+    def try_again(self) -> None:
+        """Go on with what waited for a model, if it is here now."""
+        self._try(self._desk.try_again)
 
     def cancel(self) -> None:
         """Stop the engine; prompts and masks stay as they are."""
-        self._desk.cancel()
-        self.said.emit("Cancelled. Prompts and masks are as they were.", "info")
-
-    # -- objects and history ---------------------------------------------------------------
-
-    def undo(self) -> None:
-        """Take the last step back; an answer still on its way is no longer wanted."""
-        self._travel(self.session.undo, "Nothing to undo.")
-
-    def redo(self) -> None:
-        """Do the step again that was taken back last."""
-        self._travel(self.session.redo, "Nothing to redo.")
-
-    def _travel(self, step: Any, nothing: str) -> None:
-        self._desk.cancel()
-        self._set_corner(None)
-        moved = bool(step())
-        self._show_prompts()
-        if not moved:
-            self.said.emit(nothing, "info")
-            return
-        last = self.session.history.last
-        self.said.emit(f"Last step now: {last.text}." if last else "Back at the start.", "info")
-
-    def new_object(self) -> None:
-        """Add an object and make it the active one."""
-        self._set_corner(None)
-        self._try(self.session.add_object)
-        self.said.emit(f"{self.session.get().name}: set its prompts.", "info")
-
-    def accept(self) -> None:
-        """Lock the active object, so that nothing overwrites it, and begin the next one."""
-        active = self.session.active
-        if active is None or not active.voxels:
-            self.said.emit("There is no mask to accept yet.", "error")
-            return
-        self._try(lambda: self.session.update_object(active.id, locked=True))
-        self._try(self.session.add_object)
-        now = self.session.get()
-        self.said.emit(f"{active.name} is locked. Next: {now.name}.", "done")
-
-    def delete(self) -> None:
-        """Remove the active object and its mask."""
-        active = self.session.active
-        if active is not None:
-            self._desk.forget(active.id)
-            self._set_corner(None)
-            if self._try(lambda: self.session.remove_object(active.id)):
-                self.said.emit(f"{active.name} was deleted; Undo brings it back.", "info")
-
-    def update(self, object_id: int, fields: dict[str, Any]) -> None:
-        """Rename, recolour, show or lock an object."""
-        self._try(lambda: self.session.update_object(object_id, **fields))
-
-    def activate(self, object_id: int) -> None:
-        """Choose the object that prompts go to."""
-        self._set_corner(None)
-        self._try(lambda: self.session.set_active(object_id))
-
-    def jump(self) -> None:
-        """Show the middle of the active object (of its prompts, while it has no mask)."""
-        active = self.session.active
-        if active is None:
-            return
-        geometry = self.session.volume.geometry
-        box = self.session.mask_of(active.id).box
-        points = active.prompts.world_points()
-        if not box.is_empty:
-            jump_to(self._viewer, self.image, ((np.array(box.start) + box.stop) // 2).tolist())
-        elif len(points):
-            middle = np.rint(geometry.to_index(points).mean(axis=0))
-            jump_to(self._viewer, self.image, middle.tolist())
-        else:
-            self.said.emit(f"{active.name} is still empty.", "info")
+        self.said.emit(self._desk.cancel(), "info")
 
     # -- inside ----------------------------------------------------------------------------
 
-    def _try(self, command: Any) -> bool:
-        """Run a command of the session; a refusal becomes a sentence."""
-        try:
-            command()
-        except OpenMedLabError as error:
-            self.said.emit(str(error), "error")
-            return False
-        return True
+    def _waits_for(self, prompts: PromptSet) -> str:
+        """Return why an automatic run should wait for more prompts; ``""`` if it should not."""
+        by_slice = works_by_slice(get_spec(self.session.choice.engine))
+        return waits_for(prompts, self.tool, self.session.volume.geometry, by_slice=by_slice)
+
+    def _leave_object(self) -> None:
+        self._set_corner(None)
+
+    def _on_choice(self) -> None:
+        """Follow another engine: what waited for the old one's model may run with the new one."""
+        self._hints.follow(self._state)
+        self.try_again()
 
     def _show_prompts(self, *_: Any) -> None:
         if not self._closed:
@@ -359,6 +306,7 @@ class SegmentController(QObject):
         for name, listener in (
             (self.session.prompts_changed, self._on_prompts_changed),
             (self.session.active_changed, self._show_prompts),
+            (self.session.choice_changed, self._on_choice),
             (self.layers.edited, self._on_edited),
             (self.layers.points_removed, self._on_points_removed),
             (self._viewer.layers.selection.events.active, self._on_active_layer),

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import (
-    QCheckBox,
-    QComboBox,
-    QDoubleSpinBox,
-    QFormLayout,
-    QLineEdit,
-    QSpinBox,
-    QWidget,
-)
+from qtpy.QtWidgets import QFormLayout, QWidget
 
 from napari_openmedlab.models.catalogue import EngineSpec, Option
+from napari_openmedlab.models.checkpoints.records import Record
+from napari_openmedlab.widgets.engine_inputs import (
+    ChoiceInput,
+    ModelInput,
+    change_signal,
+    make_input,
+    set_value,
+    value_of,
+)
+from napari_openmedlab.widgets.live_options import is_live
 
 __all__ = ["EngineForm", "option_label"]
-
-_INT_RANGE = (-(2**31), 2**31 - 1)  # what a QSpinBox holds
-_FLOAT_RANGE = (-1e9, 1e9)
 
 
 def option_label(name: str) -> str:
@@ -36,13 +35,18 @@ def option_label(name: str) -> str:
 class EngineForm(QWidget):
     """One input per option of an engine; :attr:`changed` carries the values that differ.
 
+    Options that follow the view have none: they are filled in with each request.
+
     Attributes
     ----------
     changed : Signal(dict)
         Option values other than the defaults, after the user changed one.
+    models_asked : Signal()
+        The user wants to see the Models panel.
     """
 
     changed = Signal(dict)
+    models_asked = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -51,6 +55,7 @@ class EngineForm(QWidget):
         self._layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
         self._spec: EngineSpec | None = None
         self._inputs: dict[str, QWidget] = {}
+        self._devices: tuple[tuple[str, str], ...] = ()
         self._filling = False
 
     @property
@@ -59,107 +64,59 @@ class EngineForm(QWidget):
         return self._spec
 
     def show_spec(self, spec: EngineSpec, values: Mapping[str, Any]) -> None:
-        """Rebuild the form for an engine and fill in ``values`` (defaults elsewhere)."""
+        """Show an engine's options with these values, defaults elsewhere; nothing is sent."""
+        self._filling = True
         if spec is not self._spec:
             self._rebuild(spec)
-        self._filling = True
-        for option in spec.options:
-            _set_value(self._inputs[option.name], values.get(option.name, option.default))
+        for option in self._asked():
+            set_value(self._inputs[option.name], values.get(option.name, option.default))
         self._filling = False
+
+    def show_models(self, records: Sequence[Record]) -> None:
+        """Offer these models for the engine shown."""
+        for field in self._inputs.values():
+            if isinstance(field, ModelInput):
+                field.show_models(records)
+
+    def show_devices(self, devices: Sequence[tuple[str, str]]) -> None:
+        """Offer these devices, pairs of id and text, from now on."""
+        self._devices = tuple(devices)
+        for option in self._asked():
+            field = self._inputs[option.name]
+            if option.source == "devices" and isinstance(field, ChoiceInput):
+                field.offer(self._devices)
 
     def values(self) -> dict[str, Any]:
         """Return the option values that differ from the engine's defaults."""
-        options = self._spec.options if self._spec else ()
-        current = {o.name: _value_of(self._inputs[o.name]) for o in options}
-        return {o.name: current[o.name] for o in options if current[o.name] != o.default}
+        current = {o.name: value_of(self._inputs[o.name]) for o in self._asked()}
+        return {o.name: current[o.name] for o in self._asked() if current[o.name] != o.default}
 
     def input_of(self, name: str) -> QWidget:
         """Return the input of an option."""
         return self._inputs[name]
+
+    def _asked(self) -> tuple[Option, ...]:
+        """Return the options that have an input."""
+        options = self._spec.options if self._spec else ()
+        return tuple(option for option in options if not is_live(option))
 
     def _rebuild(self, spec: EngineSpec) -> None:
         while self._layout.rowCount():
             self._layout.removeRow(0)
         self._spec = spec
         self._inputs = {}
-        for option in spec.options:
-            field = _make_input(option)
+        for option in self._asked():
+            field = make_input(option)
             field.setToolTip(option.description)
-            _change_signal(field).connect(self._on_change)
+            change_signal(field).connect(self._on_change)
+            if isinstance(field, ModelInput):
+                field.more_asked.connect(self.models_asked)
             self._inputs[option.name] = field
             self._layout.addRow(option_label(option.name), field)
             self._layout.labelForField(field).setToolTip(option.description)
+        if self._devices:
+            self.show_devices(self._devices)
 
     def _on_change(self, *_: Any) -> None:
         if not self._filling:
             self.changed.emit(self.values())
-
-
-def _make_input(option: Option) -> QWidget:
-    """Return an empty input of the option's type with its limits or choices."""
-    if isinstance(option.default, bool):
-        return QCheckBox()
-    if isinstance(option.default, int):
-        return _whole_number(option)
-    if isinstance(option.default, float):
-        return _real_number(option)
-    if option.choices:
-        box = QComboBox()
-        box.addItems(option.choices)
-        return box
-    return QLineEdit()
-
-
-def _whole_number(option: Option) -> QSpinBox:
-    box = QSpinBox()
-    low, high = _INT_RANGE
-    box.setRange(
-        low if option.minimum is None else int(option.minimum),
-        high if option.maximum is None else int(option.maximum),
-    )
-    box.setKeyboardTracking(False)
-    return box
-
-
-def _real_number(option: Option) -> QDoubleSpinBox:
-    box = QDoubleSpinBox()
-    low, high = _FLOAT_RANGE
-    low = low if option.minimum is None else option.minimum
-    high = high if option.maximum is None else option.maximum
-    box.setRange(low, high)
-    span = high - low if option.minimum is not None and option.maximum is not None else 100.0
-    box.setDecimals(4 if span <= 1 else 3 if span <= 10 else 2)
-    box.setSingleStep(span / 100 if span <= 100 else 1.0)
-    box.setKeyboardTracking(False)
-    return box
-
-
-def _set_value(field: QWidget, value: Any) -> None:
-    if isinstance(field, QCheckBox):
-        field.setChecked(bool(value))
-    elif isinstance(field, QSpinBox | QDoubleSpinBox):
-        field.setValue(value)
-    elif isinstance(field, QComboBox):
-        field.setCurrentText(str(value))
-    elif isinstance(field, QLineEdit):
-        field.setText(str(value))
-
-
-def _value_of(field: QWidget) -> Any:
-    if isinstance(field, QCheckBox):
-        return field.isChecked()
-    if isinstance(field, QSpinBox | QDoubleSpinBox):
-        return field.value()
-    if isinstance(field, QComboBox):
-        return field.currentText()
-    return field.text() if isinstance(field, QLineEdit) else None
-
-
-def _change_signal(field: QWidget) -> Any:
-    if isinstance(field, QCheckBox):
-        return field.toggled
-    if isinstance(field, QSpinBox | QDoubleSpinBox):
-        return field.valueChanged
-    if isinstance(field, QComboBox):
-        return field.currentTextChanged
-    return field.editingFinished

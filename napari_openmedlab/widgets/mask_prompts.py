@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from napari.layers import Labels
-from qtpy.QtCore import QPoint
-from qtpy.QtWidgets import QMenu, QWidget
 
 from napari_openmedlab.bridge.layers import volume_of_layer
 from napari_openmedlab.geometry.labels import MaskPatch
 from napari_openmedlab.geometry.volume import Geometry
 
-__all__ = ["ask_layer", "mask_of_layer"]
+__all__ = ["mask_of_layer"]
 
 
 def mask_of_layer(layer: Labels) -> tuple[MaskPatch, Geometry]:
@@ -27,11 +23,3 @@ def mask_of_layer(layer: Labels) -> tuple[MaskPatch, Geometry]:
     volume = volume_of_layer(layer)
     mask = np.asarray(volume.array) == layer.selected_label
     return MaskPatch.of(mask), volume.geometry
-
-
-def ask_layer(parent: QWidget, layers: Sequence[Labels], place: QPoint) -> Labels | None:
-    """Let the user pick one of several labels layers from a menu; ``None`` for none."""
-    menu = QMenu(parent)
-    actions = [menu.addAction(f"{layer.name}: label {layer.selected_label}") for layer in layers]
-    picked = menu.exec(place)
-    return layers[actions.index(picked)] if picked in actions else None

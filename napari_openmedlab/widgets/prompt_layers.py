@@ -27,6 +27,7 @@ from napari_openmedlab.widgets.point_rows import PointRows, rows_of, rows_to_pro
 
 __all__ = ["PromptLayers"]
 
+_VIEW_EVENTS = ("current_step", "order", "ndisplay")
 _EDITS = ("added", "removed", "changed")
 _POINT_PIXELS = (0, 18)  # on screen; napari's own stand-in for "no point" must stay unseen
 _POINT_SHARE = 0.03  # of the image's longest side
@@ -51,10 +52,13 @@ class PromptLayers:
         The user changed points or the box with napari's own tools.
     points_removed : Signal()
         The user deleted the points layer.
+    view_changed : Signal()
+        Another slice, another plane, or 2D against 3D.
     """
 
     edited = Signal(PromptSet)
     points_removed = Signal()
+    view_changed = Signal()
 
     def __init__(self, viewer: Any, image: Layer, volume: Volume) -> None:
         self._viewer = viewer
@@ -67,9 +71,8 @@ class PromptLayers:
         self._corner: Point | None = None
         self._writing = False
         viewer.layers.events.removed.connect(self._on_removed)
-        viewer.dims.events.current_step.connect(self._show_box)
-        viewer.dims.events.order.connect(self._show_box)
-        viewer.dims.events.ndisplay.connect(self._show_box)
+        for name in _VIEW_EVENTS:
+            getattr(viewer.dims.events, name).connect(self._on_view)
 
     @property
     def points(self) -> Points | None:
@@ -118,8 +121,8 @@ class PromptLayers:
     def close(self, *, remove: bool = True) -> None:
         """Stop listening; take both layers away, unless the window is going anyway."""
         self._viewer.layers.events.removed.disconnect(self._on_removed)
-        for name in ("current_step", "order", "ndisplay"):
-            getattr(self._viewer.dims.events, name).disconnect(self._show_box)
+        for name in _VIEW_EVENTS:
+            getattr(self._viewer.dims.events, name).disconnect(self._on_view)
         layers, self._points, self._shapes = (self._points, self._shapes), None, None
         for layer in layers:
             if remove and layer is not None and layer in self._viewer.layers:
@@ -194,7 +197,11 @@ class PromptLayers:
             self._shapes.events.data.connect(self._on_box_edited)
         return self._shapes
 
-    def _show_box(self, event: Any = None, *, force: bool = False) -> None:
+    def _on_view(self, event: Any = None) -> None:
+        self._show_box()
+        self.view_changed.emit()
+
+    def _show_box(self, *, force: bool = False) -> None:
         if self._writing or (self._shapes is None and not self._prompts.boxes):
             return
         layer = self._ensure_shapes()
@@ -236,6 +243,11 @@ class PromptLayers:
         offset = self._viewer.dims.ndim - 3
         displayed = {axis - offset for axis in self._viewer.dims.displayed}
         return next((axis for axis in range(3) if axis not in displayed), 0)
+
+    @property
+    def in_slices(self) -> bool:
+        """Whether the viewer shows slices, not 3D."""
+        return bool(self._viewer.dims.ndisplay == 2)
 
     def visible_slice(self, axis: int) -> int:
         """Return the index of the slice on screen across an array axis."""

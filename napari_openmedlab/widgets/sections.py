@@ -6,6 +6,8 @@ on working after a click on the panel.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QButtonGroup,
@@ -18,6 +20,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QProgressBar,
     QPushButton,
+    QScrollArea,
     QSizePolicy,
     QVBoxLayout,
     QWidget,
@@ -37,6 +40,7 @@ __all__ = [
     "RunSection",
     "StatusLine",
     "button",
+    "scrolled",
     "wrapped_label",
 ]
 
@@ -70,6 +74,22 @@ def wrapped_label(text: str = "") -> QLabel:
     made.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     made.setSizePolicy(_as_tall_as_its_text())
     return made
+
+
+def scrolled(parts: Iterable[QWidget]) -> QScrollArea:
+    """Return an area that stacks these and scrolls up and down where the room is short."""
+    inner = QWidget()
+    layout = QVBoxLayout(inner)
+    layout.setContentsMargins(4, 4, 4, 4)
+    layout.setSpacing(6)
+    for part in parts:
+        layout.addWidget(part)
+    layout.addStretch()
+    area = QScrollArea()
+    area.setWidgetResizable(True)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setWidget(inner)
+    return area
 
 
 def _as_tall_as_its_text() -> QSizePolicy:
@@ -197,8 +217,12 @@ class PromptSection(QGroupBox):
         self.mask = button(
             "Mask from labels…", "Take a labels layer's selected label as the prompt"
         )
-        grid.addWidget(self.brush, 3, 0)
-        grid.addWidget(self.mask, 3, 1)
+        self.from_layer = button(
+            "From layer…", "One object for each point or rectangle of a layer, all in one run"
+        )
+        grid.addWidget(self.brush, 3, 0, 1, 2)
+        grid.addWidget(self.mask, 4, 0)
+        grid.addWidget(self.from_layer, 4, 1)
         self.guide = wrapped_label()
         self.guide.setToolTip("What to do next")
         self.guide.setMinimumHeight(2 * self.guide.fontMetrics().height() + 6)
@@ -232,6 +256,10 @@ class RunSection(QWidget):
         self.auto = QCheckBox("Run after each prompt")
         self.auto.setToolTip("Off: prompts wait until you press Run")
         self.auto.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.propagate = button(
+            "Propagate", "Carry the object on from this slice to its neighbours, through the scan"
+        )
+        self.propagate.hide()
         self.run = button("Run  [Enter]", "Ask the engine now, with the prompts there are")
         self.cancel = button("Cancel", "Stop the engine at its next step; nothing is lost")
         self.undo = button("Undo", "Take the last step back, prompts and mask together (Ctrl+Z)")
@@ -245,16 +273,24 @@ class RunSection(QWidget):
         self.bar.setSizePolicy(policy)
         self.bar.hide()
         self.status = StatusLine()
+        self.models = button(
+            "Get models…", "Open the Models panel: download models or import weight files"
+        )
+        self.models.hide()
+        top = QHBoxLayout()
+        top.addWidget(self.auto, 1)
+        top.addWidget(self.propagate, 1)
         row = QHBoxLayout()
         row.setSpacing(3)
         for made in (self.run, self.cancel, self.undo, self.redo):
             row.addWidget(made)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.auto)
+        layout.addLayout(top)
         layout.addLayout(row)
         layout.addWidget(self.bar)
         layout.addWidget(self.status)
+        layout.addWidget(self.models)
 
 
 class ObjectSection(QGroupBox):

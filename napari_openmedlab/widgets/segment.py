@@ -12,9 +12,11 @@ from typing import Any
 import napari
 from napari.layers import Image, Labels, Layer
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QEvent, Qt, QTimer
-from qtpy.QtWidgets import QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtCore import QEvent, QTimer
+from qtpy.QtGui import QShowEvent
+from qtpy.QtWidgets import QVBoxLayout, QWidget
 
+from napari_openmedlab.bridge.commands import open_models_panel
 from napari_openmedlab.bridge.sessions import ViewerSessions
 from napari_openmedlab.bridge.viewer import plain_viewer
 from napari_openmedlab.errors import OpenMedLabError
@@ -26,7 +28,9 @@ from napari_openmedlab.widgets.controller import SegmentController
 from napari_openmedlab.widgets.engine_panel import EnginePanel
 from napari_openmedlab.widgets.file_actions import FileActions
 from napari_openmedlab.widgets.image_chooser import LayerChooser
-from napari_openmedlab.widgets.mask_prompts import ask_layer, mask_of_layer
+from napari_openmedlab.widgets.layer_actions import LayerActions
+from napari_openmedlab.widgets.live_options import can_propagate
+from napari_openmedlab.widgets.local_models import LocalModels
 from napari_openmedlab.widgets.panel_life import PanelLife
 from napari_openmedlab.widgets.recovery import RecoveryBar, recoverable_for
 from napari_openmedlab.widgets.sections import (
@@ -36,6 +40,7 @@ from napari_openmedlab.widgets.sections import (
     ObjectSection,
     PromptSection,
     RunSection,
+    scrolled,
 )
 from napari_openmedlab.widgets.tools import TOOLS, Tool, guidance, kinds_of
 from napari_openmedlab.widgets.view_buttons import ViewButtons
@@ -61,7 +66,11 @@ class SegmentWidget(QWidget):
         self._had_parent = False
         self.controller: SegmentController | None = None
         self._build()
-        self._engine = EnginePanel(self.engine, self)
+        self._models = LocalModels(self)
+        self._engine = EnginePanel(self.engine, self._models, self)
+        self._layers = LayerActions(
+            viewer, self.prompts, lambda: self.controller, self._own_labels, self
+        )
         self._files = FileActions(self.files, self, lambda: self.session)
         letters = self.sessions.preferences.letters
         self._views = ViewButtons(viewer, self.image, letters=letters, parent=self)
@@ -95,11 +104,7 @@ class SegmentWidget(QWidget):
         self.run = RunSection()
         self.objects = ObjectSection()
         self.files = FileSection()
-        inner = QWidget()
-        layout = QVBoxLayout(inner)
-        layout.setContentsMargins(4, 4, 4, 4)
-        layout.setSpacing(6)
-        for part in (
+        parts = (
             self.image,
             self.recovery,
             self.engine,
@@ -107,16 +112,10 @@ class SegmentWidget(QWidget):
             self.run,
             self.objects,
             self.files,
-        ):
-            layout.addWidget(part)
-        layout.addStretch()
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setWidget(inner)
+        )
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(scroll)
+        outer.addWidget(scrolled(parts))
 
     def _connect(self) -> None:
         self._chooser.chosen.connect(self._on_image)
@@ -126,11 +125,15 @@ class SegmentWidget(QWidget):
         self.prompts.inside.clicked.connect(lambda: self._do("set_positive", True))
         self.prompts.outside.clicked.connect(lambda: self._do("set_positive", False))
         self.prompts.brush.valueChanged.connect(lambda value: self._do("set_brush", value))
-        self.prompts.mask.clicked.connect(self._on_mask)
+        self._layers.said.connect(self.say)
+        self.run.models.clicked.connect(lambda _=False: open_models_panel(self._viewer))
+        self.engine.form.models_asked.connect(lambda: open_models_panel(self._viewer))
+        self._models.changed.connect(self._on_models)
         self.prompts.clear.clicked.connect(lambda: self._do("clear_prompts"))
         self.run.auto.toggled.connect(self._on_auto)
         for made, command in (
             (self.run.run, "run"),
+            (self.run.propagate, "propagate"),
             (self.run.cancel, "cancel"),
             (self.run.undo, "undo"),
             (self.run.redo, "redo"),
@@ -180,12 +183,15 @@ class SegmentWidget(QWidget):
         self._offer_recovery(session)
 
     def _enter(self, image: Layer, session: Session) -> None:
-        controller = SegmentController(self._viewer, image, session, self._life.worker)
+        controller = SegmentController(
+            self._viewer, image, session, self._life.worker, lambda: self._engine.need(session)
+        )
         self.controller = self._life.controller = controller
         controller.said.connect(self.say)
         controller.tool_changed.connect(self._schedule)
         controller.busy_changed.connect(self._on_busy)
         controller.progressed.connect(self._on_progress)
+        controller.answered.connect(lambda answer: self._engine.note_answer(answer.provenance))
         for signal in _signals_of(session):
             signal.connect(self._schedule)
         spacing = min(session.volume.geometry.spacing[1:])
@@ -257,6 +263,13 @@ class SegmentWidget(QWidget):
 
     def _on_engine(self, choice: Any) -> None:
         self._change(lambda session: setattr(session, "choice", choice))
+        if self.session is not None and (need := self._engine.need(self.session)):
+            self.say(need.text, "unsure")
+
+    def _on_models(self) -> None:
+        """Go on with what waited, now that there are other models."""
+        self._do("try_again")
+        self._schedule()
 
     def _on_overlap(self, rule: Any) -> None:
         self._change(lambda session: setattr(session, "overlap", rule))
@@ -272,29 +285,6 @@ class SegmentWidget(QWidget):
         except OpenMedLabError as error:
             self._fail(error)
         self._schedule()
-
-    def _on_mask(self) -> None:
-        """Take a label of another labels layer as the active object's prompt."""
-        if self.session is None:
-            return
-        own = self.sessions.labels_of(self.session)
-        layers = [x for x in self._viewer.layers if isinstance(x, Labels) and x is not own]
-        if not layers:
-            self.say("There is no other labels layer to take a mask from; open one first.")
-            return
-        below = self.prompts.mask.mapToGlobal(self.prompts.mask.rect().bottomLeft())
-        layer = layers[0] if len(layers) == 1 else ask_layer(self, layers, below)
-        if layer is not None:
-            self.use_mask(layer)
-
-    def use_mask(self, layer: Labels) -> None:
-        """Take the selected label of a labels layer as the active object's prompt."""
-        try:
-            patch, geometry = mask_of_layer(layer)
-        except OpenMedLabError as error:
-            self._fail(error)
-            return
-        self._do("use_mask", patch, geometry)
 
     def load_prompts(self, path: Path) -> None:
         """Add the objects of a prompts file and ask the engine for each of them."""
@@ -346,6 +336,9 @@ class SegmentWidget(QWidget):
             self.run.redo.setEnabled(False)
             return
         self._engine.show(session)
+        spec, need = self._engine.spec(session), self._engine.need(session)
+        self.run.propagate.setVisible(can_propagate(spec))
+        self.run.models.setVisible(need is not None and need.models)
         self._show_prompts(session, controller)
         self.run.auto.setChecked(session.choice.auto_run)
         self.run.undo.setEnabled(session.can_undo)
@@ -372,6 +365,14 @@ class SegmentWidget(QWidget):
         name = "New object" if active is None else active.name
         self.prompts.count.setText(f"{name}: {kinds_of(prompts)}")
         self.prompts.clear.setEnabled(not prompts.is_empty)
+
+    def _own_labels(self) -> Labels | None:
+        return None if self.session is None else self.sessions.labels_of(self.session)
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Look again which models there are: much may have happened meanwhile."""
+        super().showEvent(event)
+        self._models.look()
 
     def event(self, event: QEvent) -> bool:
         """Stop for good when the panel is taken out of the window."""

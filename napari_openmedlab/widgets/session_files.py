@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,14 @@ from napari_openmedlab.session.prompt_checks import check_prompts
 from napari_openmedlab.session.prompt_files import NamedPrompts, read_prompts, write_prompts
 from napari_openmedlab.session.session import Session
 
-__all__ = ["ask_open", "ask_save", "load_prompts", "open_session", "save_prompts"]
+__all__ = [
+    "add_objects",
+    "ask_open",
+    "ask_save",
+    "load_prompts",
+    "open_session",
+    "save_prompts",
+]
 
 SESSION_FILTER = f"Sessions (*{store.SUFFIX})"
 PROMPT_FILTER = "Prompts and 3D Slicer markups (*.json)"
@@ -71,6 +79,19 @@ def load_prompts(path: Path, session: Session) -> list[int]:
     named = read_prompts(path, session.volume)
     if not named:
         raise SessionError(f"{path.name} holds no prompts")
+    return add_objects(named, session)
+
+
+def add_objects(named: Sequence[NamedPrompts], session: Session) -> list[int]:
+    """Add an object for each of these and return their ids, in the same order.
+
+    An active object that is still empty becomes the first of them.
+
+    Raises
+    ------
+    OpenMedLabError
+        If a prompt lies outside the image; nothing is added then.
+    """
     for each in named:
         check_prompts(each.prompts, session.volume.geometry)
     ids = []

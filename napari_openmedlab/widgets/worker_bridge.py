@@ -14,7 +14,7 @@ from napari.utils.progress import cancelable_progress
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_openmedlab.geometry.volume import Volume
-from napari_openmedlab.models.contract import Progress, Request
+from napari_openmedlab.models.contract import Hint, Progress, Request
 from napari_openmedlab.session.runner import Runner
 
 __all__ = ["ActivityEntry", "WorkerBridge"]
@@ -59,6 +59,10 @@ class WorkerBridge(QObject):
     def submit(self, engine_id: str, volume: Volume, request: Request, object_id: int) -> int:
         """Ask for an answer; a newer request for the same object takes its place."""
         return self._runner.submit(engine_id, volume, request, tag=(id(volume), object_id))
+
+    def anticipate(self, engine_id: str, volume: Volume, hint: Hint) -> None:
+        """Let the engine work ahead of a prompt while there is nothing else to do."""
+        self._runner.anticipate(engine_id, volume, hint)
 
     def is_current(self, generation: int) -> bool:
         """Whether an answer of this generation is still wanted."""
