@@ -161,6 +161,7 @@ _VOLUMES: tuple[CheckpointSpec, ...] = (
 
 
 _STU_NET_SOURCE = "https://github.com/uni-medical/STU-Net"
+_ABDOMEN_PARAMETERS = {"s": 14_549_346, "b": 58_167_954, "l": 440_113_650, "h": 1_457_043_026}
 _STU_NET_SIZES = {
     "s": ("S", "small", 14_596_941),
     "b": ("B", "base", 58_262_669),
@@ -209,12 +210,15 @@ def _stu_net_abdomen(letter: str) -> CheckpointSpec:
         page=_STU_NET_SOURCE,
         source=_STU_NET_SOURCE,
         file="model_final_checkpoint.model",
+        parameters=_ABDOMEN_PARAMETERS[letter],
         notes="Keep plans.pkl beside the file when importing: the weights alone don't say how "
         "the network pools.",
     )
 
 
-def _stu_net_tuned(name: str, channels: int, classes: int, notes: str = "") -> CheckpointSpec:
+def _stu_net_tuned(
+    name: str, channels: int, classes: int, parameters: int, notes: str = ""
+) -> CheckpointSpec:
     """Return a B model fine-tuned on another data set."""
     return CheckpointSpec(
         id=f"stu-net-b-{name.lower()}",
@@ -229,6 +233,7 @@ def _stu_net_tuned(name: str, channels: int, classes: int, notes: str = "") -> C
         page=f"https://huggingface.co/blueyo0/STU-Net_{name}",
         source=_STU_NET_SOURCE,
         file="base_ep1k.model",
+        parameters=parameters,
         notes=notes,
     )
 
@@ -239,9 +244,9 @@ _WHOLE_BODY: tuple[CheckpointSpec, ...] = (
     _stu_net("l", "88.7"),
     _stu_net("h", "90.06"),
     *(_stu_net_abdomen(letter) for letter in _STU_NET_SIZES),
-    _stu_net_tuned("CT-ORG", 1, 7),
-    _stu_net_tuned("FeTA21", 1, 8),
-    _stu_net_tuned("BraTS21", 4, 5, "Pools by 2 along all axes at every level."),
+    _stu_net_tuned("CT-ORG", 1, 7, 58_164_963),
+    _stu_net_tuned("FeTA21", 1, 8, 58_165_960),
+    _stu_net_tuned("BraTS21", 4, 5, 58_165_657, "Pools by 2 along all axes at every level."),
 )
 
 

@@ -30,7 +30,7 @@ _TIPS = (
     "The engine it is made for",
 )
 _MODEL, _STATUS, _SIZE, _LICENCE, _PURPOSE, _ENGINE = range(6)
-_WIDTHS = {_MODEL: 190, _STATUS: 110, _SIZE: 75, _LICENCE: 110, _PURPOSE: 330, _ENGINE: 80}
+_WIDTHS = {_MODEL: 185, _STATUS: 135, _SIZE: 75, _LICENCE: 110, _PURPOSE: 330, _ENGINE: 80}
 _COLOURS = {
     State.READY: "#22c55e",
     State.DAMAGED: "#ef4444",
