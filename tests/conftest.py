@@ -97,7 +97,7 @@ def _napari_config(tmp_path_factory):
 def _user_folders(tmp_path_factory, monkeypatch):
     """Autosaves and caches of a test go to a folder of its own, on every system."""
     home = tmp_path_factory.mktemp("home")
-    for name in ("XDG_DATA_HOME", "XDG_CACHE_HOME", "LOCALAPPDATA", "APPDATA"):
+    for name in ("XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "LOCALAPPDATA", "APPDATA"):
         monkeypatch.setenv(name, str(home / name.lower()))
 
 
