@@ -46,6 +46,24 @@ class Ball:
         pass
 
 
+HINTS = []
+"""Hints the ``ahead`` engines were given, oldest first."""
+
+OPTIONS_SEEN = []
+"""Options of the requests they answered."""
+
+
+class Ahead(Ball):
+    """Notes where it was told to work ahead and which options it was given."""
+
+    def anticipate(self, prepared, hint, monitor):
+        HINTS.append(hint)
+
+    def predict(self, volume, request, monitor):
+        OPTIONS_SEEN.append(dict(request.options))
+        return super().predict(volume, request, monitor)
+
+
 def _box(prompts, geometry, radius):
     reach = np.ceil(radius / np.array(geometry.spacing)).astype(int)
     box = Box((0, 0, 0), (0, 0, 0))
@@ -85,4 +103,45 @@ CLICKS_ONLY = EngineSpec(
     summary="For tests.",
     prompts=frozenset({"click"}),
     options=SPEC.options,
+)
+
+POINT = EngineSpec(
+    id="point",
+    title="Ahead of a click (test)",
+    entry="ball_engine:Ahead",
+    task="promptable",
+    summary="For tests.",
+    prompts=SPEC.prompts,
+    options=SPEC.options,
+    ahead="point",
+)
+
+SLICES = EngineSpec(
+    id="slices",
+    title="Slices (test)",
+    entry="ball_engine:Ahead",
+    task="promptable",
+    summary="For tests.",
+    prompts=SPEC.prompts,
+    options=(
+        *SPEC.options,
+        Option("axis", 0, "Axis across the slices", minimum=0, maximum=2, source="view"),
+        Option("plane", "z", "The same as a letter", choices=("z", "y", "x"), source="view"),
+        Option("low", 0.0, "Lower contrast limit", source="contrast"),
+        Option("high", 0.0, "Upper contrast limit", source="contrast"),
+        Option("window", "", "Contrast as a text", source="contrast"),
+        Option("propagate", False, "Carry on through the slices"),
+    ),
+    ahead="slice",
+)
+
+LACKS_PACKAGE = EngineSpec(
+    id="lacks-package",
+    title="Lacks a package (test)",
+    entry="ball_engine:Ball",
+    task="promptable",
+    summary="For tests.",
+    prompts=SPEC.prompts,
+    options=SPEC.options,
+    requires=("no_such_package_anywhere",),
 )

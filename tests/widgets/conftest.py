@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ball_engine
 import numpy as np
 import pytest
@@ -24,7 +26,10 @@ def _own_folders(tmp_path, monkeypatch):
     """Autosaves go to the test's own folder; the test engines are in the catalogue."""
     folder = tmp_path / "autosave"
     monkeypatch.setattr("napari_openmedlab.session.autosave.default_folder", lambda: folder)
-    specs = (ball_engine.SPEC, ball_engine.CLICKS_ONLY, *catalogue.OWN_ENGINES)
+    ours = ("SPEC", "CLICKS_ONLY", "POINT", "SLICES", "LACKS_PACKAGE")
+    specs = (*(getattr(ball_engine, name) for name in ours), *catalogue.OWN_ENGINES)
+    ball_engine.HINTS.clear()
+    ball_engine.OPTIONS_SEEN.clear()
     monkeypatch.setattr(catalogue, "OWN_ENGINES", specs)
     wanted = Preferences(engine="ball", autosave_delay=0.05, letters=False)
     monkeypatch.setattr("napari_openmedlab.bridge.sessions.read_preferences", lambda: wanted)
@@ -105,13 +110,20 @@ class Hand:
         QTest.mouseRelease(self.native, left, Qt.KeyboardModifier.NoModifier, stop)
         QApplication.processEvents()
 
+    def hover(self, image, index):
+        """Move the mouse over a voxel without a button."""
+        place = self.go(image, index)
+        event = _move_event(self.native, place, Qt.MouseButton.NoButton)
+        QApplication.sendEvent(self.native, event)
+        QApplication.processEvents()
+
     def key(self, key, modifier=Qt.KeyboardModifier.NoModifier):
         QTest.keyClick(self.native, key, modifier)
         QApplication.processEvents()
 
 
-def _move_event(native, place):
-    """A mouse move with the left button held (QTest's own carries no buttons)."""
+def _move_event(native, place, button=Qt.MouseButton.LeftButton):
+    """A mouse move, with the left button held (QTest's own carries no buttons)."""
     from qtpy.QtCore import QEvent, QPointF
     from qtpy.QtGui import QMouseEvent
 
@@ -120,7 +132,7 @@ def _move_event(native, place):
         QPointF(place),
         QPointF(native.mapToGlobal(place)),
         Qt.MouseButton.NoButton,
-        Qt.MouseButton.LeftButton,
+        button,
         Qt.KeyboardModifier.NoModifier,
     )
 
@@ -150,6 +162,16 @@ def scene(viewer, make_panel):
     image = add_volume(viewer, phantom())
     panel = make_panel(viewer)
     return viewer, image, panel, Hand(viewer)
+
+
+def use_engine(panel, engine_id, **options):
+    """Choose an engine in the combo box, as a user does, and set options of it."""
+    row = [spec.id for spec in panel._engine._specs].index(engine_id)
+    panel.engine.choice.setCurrentIndex(row)
+    panel.engine.choice.activated.emit(row)
+    if options:
+        panel.session.choice = replace(panel.session.choice, options=options)
+    pump()
 
 
 def wait_for(qtbot, condition, timeout=5000):
