@@ -25,6 +25,7 @@ from napari_openmedlab.errors import (
 )
 from napari_openmedlab.models.catalogue import get_checkpoint
 from napari_openmedlab.models.checkpoints import disk, moving, store
+from napari_openmedlab.models.checkpoints.locks import locked
 from napari_openmedlab.models.checkpoints.records import Record, record_from_json, slug
 from napari_openmedlab.models.checkpoints.settings import (
     FOLDER_VARIABLE,
@@ -466,6 +467,35 @@ def test_threads_that_import_at_once_leave_one_sound_model(source, other_source,
     assert failed == []
     found.verify("shared")
     assert visible(tmp_path) == sorted([found.get("shared").file, "shared.json"])
+
+
+_HOLD = """
+import sys, time, pathlib
+from napari_openmedlab.models.checkpoints.locks import locked
+with locked(pathlib.Path(sys.argv[1]), "busy"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_keeps_others_out_and_ends_with_its_program(full):
+    lock = full.folder / ".lock"
+    with locked(lock, "busy"), pytest.raises(WriteError, match="busy"), locked(lock, "busy"):
+        pass
+    holder = subprocess.Popen([sys.executable, "-c", _HOLD, str(lock)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline()
+    with pytest.raises(WriteError, match="busy"), locked(lock, "busy"):
+        pass
+    killer = threading.Timer(1.0, holder.kill)
+    killer.start()
+    began = time.monotonic()
+    full.remove("medlam")  # waits until the other program is gone
+    assert time.monotonic() - began > 0.5
+    killer.join()
+    holder.wait()
+    holder.stdout.close()
+    assert full.entries() == ()
 
 
 def test_what_a_crash_left_is_swept_and_what_runs_is_not(full, other_source):
