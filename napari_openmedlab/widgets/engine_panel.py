@@ -109,14 +109,18 @@ class EnginePanel(QObject):
         """Switch the engine; each keeps the options it had."""
         self._kept[self._choice.engine] = self._choice.options
         engine = self._specs[row].id
-        options = self._kept.get(engine, {})
-        self.chosen.emit(replace(self._choice, engine=engine, options=options))
+        self._models.look()
+        self._choose(engine=engine, options=self._kept.get(engine, {}))
 
     def _on_options(self, values: dict[str, Any]) -> None:
-        self.chosen.emit(replace(self._choice, options=values))
+        self._choose(options=values)
 
     def _on_avoid(self, on: bool) -> None:
-        self.chosen.emit(replace(self._choice, avoid_neighbours=on))
+        self._choose(avoid_neighbours=on)
+
+    def _choose(self, **fields: Any) -> None:
+        self._choice = replace(self._choice, **fields)
+        self.chosen.emit(self._choice)
 
     def _on_overlap(self, row: int) -> None:
         self.overlap_chosen.emit(self._section.overlap.itemData(row))
