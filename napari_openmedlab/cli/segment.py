@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from napari_openmedlab.cli.weights import choose_model, readiness, with_shortcuts
 from napari_openmedlab.errors import EngineError, SessionError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from napari_openmedlab.geometry.volume import Volume
     from napari_openmedlab.models.catalogue import EngineSpec
+    from napari_openmedlab.models.checkpoints.store import Record
     from napari_openmedlab.session.objects import EngineChoice
     from napari_openmedlab.session.prompt_files import NamedPrompts
     from napari_openmedlab.session.session import Session
 
-__all__ = ["choose_engine", "engines", "run_objects", "segment", "summary"]
+__all__ = ["choose_engine", "engines", "run_objects", "segment", "summary", "with_model"]
 
 
 class Overlap(StrEnum):
@@ -44,6 +48,20 @@ def segment(  # noqa: PLR0913  (a command has one parameter per option)
     engine: Annotated[
         str, typer.Option("--engine", "-e", help="Id of an engine (see 'openmedlab engines').")
     ] = "built-in",
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            help="Weights: a model's name (see 'openmedlab models list') or a file, which is "
+            "imported once. Without: the model imported last.",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Where a network runs: auto, cpu, cuda:0, mps.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="Of a network: auto, float32, half.")
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--option", help="An option of the engine, NAME=VALUE; may be repeated."),
@@ -77,8 +95,10 @@ def segment(  # noqa: PLR0913  (a command has one parameter per option)
     from napari_openmedlab.session.session import Session
     from napari_openmedlab.session.store import save
 
-    choice = choose_engine(engine, option or [], avoid_neighbours)
+    flags = {"checkpoint": checkpoint, "device": device, "precision": precision}
+    choice = choose_engine(engine, option or [], avoid_neighbours, flags)
     check_target(out)
+    choice = with_model(choice)
     with working(f"reading {image.name or image}"):
         volume = read(image, series=series, index=index)
     named = read_prompts(prompts, volume)
@@ -94,8 +114,22 @@ def segment(  # noqa: PLR0913  (a command has one parameter per option)
     _show(volume, summary(work), (*written, *saved))
 
 
-def choose_engine(engine: str, options: Sequence[str], avoid_neighbours: bool) -> EngineChoice:
+def choose_engine(
+    engine: str,
+    options: Sequence[str],
+    avoid_neighbours: bool,
+    flags: Mapping[str, str | None] | None = None,
+) -> EngineChoice:
     """Return the engine and its options as the session wants them.
+
+    Parameters
+    ----------
+    engine : str
+    options : sequence of str
+        ``NAME=VALUE`` each.
+    avoid_neighbours : bool
+    flags : mapping, optional
+        Options given by a flag of their own; ``None`` where it was not given.
 
     Raises
     ------
@@ -108,12 +142,35 @@ def choose_engine(engine: str, options: Sequence[str], avoid_neighbours: bool) -
     try:
         spec = get_spec(engine)
         values = dict(_parse_option(spec, text) for text in options)
+        values = with_shortcuts(values, flags or {})
         spec.check_options(values)
     except EngineError as error:
         raise typer.BadParameter(str(error)) from error
     if spec.task != "promptable":
         raise typer.BadParameter(f"engine '{engine}' takes no prompts, it is {spec.task}")
     return EngineChoice(engine, values, avoid_neighbours=avoid_neighbours)
+
+
+def with_model(choice: EngineChoice) -> EngineChoice:
+    """Return the choice with the model's name where a file of weights was named.
+
+    Raises
+    ------
+    EngineError
+        If a package the engine needs is not installed.
+    CheckpointError
+        If there are no weights, or they don't fit.
+    """
+    from napari_openmedlab.models.catalogue import get_spec
+
+    spec = get_spec(choice.engine)
+    if lacks := spec.missing():
+        raise EngineError(lacks[0], engine=spec.id, stage="load")
+    wanted = choice.options.get("checkpoint", "") if spec.networks else ""
+    name = choose_model(spec, str(wanted))
+    if name == wanted:
+        return choice
+    return replace(choice, options={**choice.options, "checkpoint": name})
 
 
 def _parse_option(spec: EngineSpec, text: str) -> tuple[str, Any]:
@@ -209,17 +266,53 @@ def _show(volume: Volume, table: Table, files: Sequence[Path]) -> None:
         console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
-def engines() -> None:
-    """List the engines: what they take, and whether they can run here."""
+def engines(
+    engine: Annotated[
+        str | None, typer.Argument(help="Id of one engine: also its options and its paper.")
+    ] = None,
+) -> None:
+    """List the engines: what they take, and whether they and their weights are ready here."""
     from rich.console import Console
     from rich.table import Table
 
     from napari_openmedlab.models.catalogue import engines as catalogue
+    from napari_openmedlab.models.checkpoints.store import ModelStore
 
-    table = Table("id", "task", "takes", "options", "ready", "what for", show_lines=True)
+    console, records = Console(), ModelStore().records()
+    if engine is not None:
+        _show_engine(console, _spec(engine), records)
+        return
+    table = Table(show_lines=True)
+    for head in ("id", "ready", "takes", "what for"):
+        table.add_column(head, overflow="fold", no_wrap=head == "id")
     for spec in catalogue():
-        options = "\n".join(f"{o.name}={o.default} {o.description}" for o in spec.options)
-        takes = ", ".join(sorted(spec.prompts)) or "no prompts"
-        ready = "\n".join(spec.missing()) or "yes"
-        table.add_row(spec.id, spec.task, takes, options or "none", ready, spec.summary)
-    Console().print(table)
+        takes = ", ".join(sorted(spec.prompts)) or f"no prompts ({spec.task})"
+        table.add_row(spec.id, readiness(spec, records), takes, spec.summary)
+    console.print(table)
+    console.print("Options of one: openmedlab engines ID", markup=False, highlight=False)
+
+
+def _spec(engine: str) -> EngineSpec:
+    from napari_openmedlab.models.catalogue import get_spec
+
+    try:
+        return get_spec(engine)
+    except EngineError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _show_engine(console: Console, spec: EngineSpec, records: Sequence[Record]) -> None:
+    lines = [
+        f"{spec.id}: {spec.title}",
+        spec.summary,
+        f"takes:  {', '.join(sorted(spec.prompts)) or 'no prompts'} ({spec.task})",
+        f"ready:  {readiness(spec, records)}",
+        f"method: {spec.paper or 'this package'}",
+        "options (--option NAME=VALUE):" if spec.options else "options: none",
+    ]
+    for option in spec.options:
+        shown = f'"{option.default}"' if option.default == "" else option.default
+        choices = f" One of {', '.join(option.choices)}." if option.choices else ""
+        lines.append(f"  {option.name}={shown}  {option.description}{choices}")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
