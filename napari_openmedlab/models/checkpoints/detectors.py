@@ -165,12 +165,20 @@ def _pct_net(shapes: Shapes) -> tuple[Candidate, ...]:
         "out_channels": shapes[head][0],
         "channels": [shapes[key][0] for key in widths],
         "resolution_mode": 1,
+        "windows": [_window(shapes, level) for level in (2, 3, 4)],
     }
     note = (
         "Resolution mode 1 (as published): a PCT-Net file holds all three modes and does not say "
         "which were trained."
     )
     return (Candidate("pct-net", variant, (note,)),)
+
+
+def _window(shapes: Shapes, level: int) -> int:
+    """Return the attention window w of a level from its table of (2w - 1)^3 rows."""
+    table = f"pyramid_ct.convtrans_e{level}.trans.blocks.0.attn.relative_position_bias_table"
+    rows = (shapes.get(table) or (0,))[0]
+    return (round(rows ** (1 / 3)) + 1) // 2
 
 
 def _fmunet(shapes: Shapes) -> tuple[Candidate, ...]:

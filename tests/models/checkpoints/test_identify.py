@@ -30,6 +30,10 @@ def mis_fm(classes, mode, channels):
     }
 
 
+def pct(classes, channels, *windows):
+    return {**mis_fm(classes, 1, channels), "windows": list(windows)}
+
+
 FILES = {
     "ft_sam": ("ft-sam", {}),
     "sam_med2d": ("sam-med2d", {}),
@@ -41,9 +45,9 @@ FILES = {
     "stu_net_b": ("stu-net-b", TOTAL),
     "stu_net_l": ("stu-net-l", TOTAL),
     "stu_net_h": ("stu-net-h", TOTAL),
-    "pctnet_m1_c5": ("pct-net", mis_fm(5, 1, WIDE)),
-    "pctnet_m1_c2": ("pct-net", mis_fm(2, 1, WIDE)),
-    "pctnet_mini": ("pct-net", mis_fm(2, 1, [8, 16, 32, 64, 128])),
+    "pctnet_m1_c5": ("pct-net", pct(5, WIDE, 6, 6, 6)),
+    "pctnet_m1_c2": ("pct-net", pct(2, WIDE, 6, 6, 6)),
+    "pctnet_mini": ("pct-net", pct(2, [8, 16, 32, 64, 128], 6, 6, 4)),
     "fmunet_r0_c5": ("fmunet", mis_fm(5, 0, FMU)),
     "fmunet_r0_c2": ("fmunet", mis_fm(2, 0, FMU)),
     "fmunet_r1_c3": ("fmunet", mis_fm(3, 1, FMU)),
