@@ -178,7 +178,8 @@ def _window(shapes: Shapes, level: int) -> int:
     """Return the attention window w of a level from its table of (2w - 1)^3 rows."""
     table = f"pyramid_ct.convtrans_e{level}.trans.blocks.0.attn.relative_position_bias_table"
     rows = (shapes.get(table) or (0,))[0]
-    return (round(rows ** (1 / 3)) + 1) // 2
+    edge: int = round(float(rows) ** (1 / 3))
+    return (edge + 1) // 2
 
 
 def _fmunet(shapes: Shapes) -> tuple[Candidate, ...]:
