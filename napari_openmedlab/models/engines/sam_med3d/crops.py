@@ -19,15 +19,12 @@ from numpy.typing import ArrayLike, NDArray
 from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.geometry.labels import MaskPatch
 from napari_openmedlab.geometry.volume import Geometry, Volume
+from napari_openmedlab.models.engines.sam_med3d.slabs import Taps, expand, shrink
 
 __all__ = ["CROP", "SPACING_MM", "Crop", "WorkingGrid"]
 
 CROP = 128  # voxels along each edge of the network's input
 SPACING_MM = 1.5  # the spacing the published weights were trained at
-
-_SLAB = 32  # planes interpolated at a time on the way back
-
-_Taps = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -182,14 +179,10 @@ class Crop:
         if any(span.start >= span.stop for span in inside):
             return result
         taps = [self._source_taps(axis, inside[axis]) for axis in range(3)]
-        block, taps = _gather(volume, self.grid.order, taps)
-        if limits is not None:
-            np.clip(block, *limits, out=block)
-        for axis in sorted(range(3), key=lambda a: len(taps[a][0]) / block.shape[a]):
-            block = _interpolate(block, axis, taps[axis])
+        block = shrink(volume, self._by_source(taps), limits)
         if np.issubdtype(volume.array.dtype, np.integer):
             np.trunc(block, out=block)
-        result[tuple(inside)] = block
+        result[tuple(inside)] = block.transpose(self.grid.order)
         return result
 
     def paste(self, logits: NDArray[np.float32], *, smooth: bool = True) -> MaskPatch:
@@ -209,16 +202,11 @@ class Crop:
         ranges = [self._source_range(axis, span) for axis, span in enumerate(spans) if span]
         if any(low >= high for low, high in ranges):
             return MaskPatch.empty()
-        block = logits if smooth else positive.astype(np.float32)
         taps = [self._crop_taps(axis, *ranges[axis]) for axis in range(3)]
-        mask = _expand(block, taps, nearest=not smooth)
         back = np.argsort(self.grid.order)
-        box = Box.whole(self.grid.source.shape)
-        start, stop = list(box.start), list(box.stop)
-        for axis, (low, high) in enumerate(ranges):
-            start[self.grid.order[axis]], stop[self.grid.order[axis]] = low, high
-        found = Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
-        return MaskPatch(found, np.ascontiguousarray(mask.transpose(back))).trimmed()
+        mask = expand(logits.transpose(back), self._by_source(taps), nearest=not smooth)
+        corners = np.array(self._by_source(ranges))
+        return MaskPatch(Box(tuple(corners[:, 0]), tuple(corners[:, 1])), mask).trimmed()
 
     def take(self, mask: MaskPatch) -> NDArray[np.float32]:
         """Return a mask of the scan as 0..1 on the crop, linearly interpolated.
@@ -236,10 +224,14 @@ class Crop:
         start, n = self.start[axis], self.grid.shape[axis]
         return slice(min(CROP, max(0, -start)), max(0, min(CROP, n - start)))
 
-    def _source_taps(self, axis: int, inside: slice) -> _Taps:
+    def _by_source(self, values: Sequence[Any]) -> list[Any]:
+        """Return values of the working axes in the order of the source axes behind them."""
+        return [values[self.grid.order.index(axis)] for axis in range(3)]
+
+    def _source_taps(self, axis: int, inside: slice) -> Taps:
         index = np.arange(inside.start, inside.stop) + self.start[axis]
         n = self.grid.source.shape[self.grid.order[axis]]
-        return _taps(self.grid.source_index(axis, index), n)
+        return Taps.at(self.grid.source_index(axis, index), n)
 
     def _positive_span(self, positive: NDArray[np.bool_], axis: int) -> tuple[int, int] | None:
         """Return first and last crop index with a positive voxel along an axis."""
@@ -254,11 +246,11 @@ class Crop:
         n = self.grid.source.shape[self.grid.order[axis]]
         return max(0, math.ceil(ends.min())), min(n, math.floor(ends.max()) + 1)
 
-    def _crop_taps(self, axis: int, low: int, high: int) -> _Taps:
+    def _crop_taps(self, axis: int, low: int, high: int) -> Taps:
         n = self.grid.source.shape[self.grid.order[axis]]
         offset = np.arange(low, high) - (n - 1) / 2
         working = offset * self.grid.signs[axis] / self.grid.steps[axis]
-        return _taps(working + (self.grid.shape[axis] - 1) / 2 - self.start[axis], CROP)
+        return Taps.at(working + (self.grid.shape[axis] - 1) / 2 - self.start[axis], CROP)
 
 
 class _Window:
@@ -278,70 +270,3 @@ class _Window:
             (spans[0].stop, spans[1].stop, spans[2].stop),
         )
         return self._mask.inside(box).astype(np.float32)
-
-
-def _taps(coordinates: NDArray[np.floating[Any]], n: int) -> _Taps:
-    """Return lower and upper neighbour and the upper one's weight, clamped to 0..n-1."""
-    clamped = np.clip(coordinates, 0, n - 1)
-    low = np.minimum(np.floor(clamped).astype(np.intp), max(0, n - 2))
-    high = np.minimum(low + 1, n - 1)
-    return low, high, (clamped - low).astype(np.float32)
-
-
-def _gather(
-    volume: Volume, order: tuple[int, int, int], taps: list[_Taps]
-) -> tuple[NDArray[np.float32], list[_Taps]]:
-    """Read the box that the taps need, thin it to the planes used, and count from its corner."""
-    low = [int(min(lower.min(), upper.min())) for lower, upper, _ in taps]
-    high = [int(max(lower.max(), upper.max())) + 1 for lower, upper, _ in taps]
-    start, stop = [0, 0, 0], [1, 1, 1]
-    for axis, source_axis in enumerate(order):
-        start[source_axis], stop[source_axis] = low[axis], high[axis]
-    box = Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
-    block = volume.crop(box).transpose(order)
-    shifted: list[_Taps] = []
-    for axis, (lower, upper, weight) in enumerate(taps):
-        used, places = np.unique(np.concatenate([lower, upper]) - low[axis], return_inverse=True)
-        if used.size < 0.75 * block.shape[axis]:  # fine source: most planes fall between taps
-            block = block.take(used, axis=axis)
-            lower, upper = places[: lower.size], places[lower.size :]
-        else:
-            lower, upper = lower - low[axis], upper - low[axis]
-        shifted.append((lower, upper, weight))
-    return np.asarray(block).astype(np.float32), shifted
-
-
-def _interpolate(
-    block: NDArray[np.float32], axis: int, taps: _Taps, *, nearest: bool = False
-) -> NDArray[np.float32]:
-    """Return ``block`` interpolated along one axis."""
-    low, high, weight = taps
-    if nearest:
-        return block.take(np.where(weight >= 0.5, high, low), axis=axis)
-    shape = [1, 1, 1]
-    shape[axis] = -1
-    upper = block.take(high, axis=axis)
-    lower = block.take(low, axis=axis)
-    upper -= lower
-    upper *= weight.reshape(shape)
-    upper += lower
-    return upper
-
-
-def _expand(block: NDArray[np.float32], taps: list[_Taps], *, nearest: bool) -> NDArray[np.bool_]:
-    """Return where ``block``, interpolated along all axes, is positive (its decision, if nearest).
-
-    The axis that grows most comes last, in slabs: floats of the whole region never exist.
-    """
-    *before, last = sorted(range(3), key=lambda a: len(taps[a][0]))
-    for axis in before:
-        block = _interpolate(block, axis, taps[axis], nearest=nearest)
-    mask = np.empty([len(each[0]) for each in taps], dtype=np.bool_)
-    lower, upper, weight = taps[last]
-    for begin in range(0, mask.shape[last], _SLAB):
-        part = slice(begin, begin + _SLAB)
-        slab = _interpolate(block, last, (lower[part], upper[part], weight[part]), nearest=nearest)
-        where = [slice(None)] * 3
-        where[last] = part
-        mask[tuple(where)] = slab > (0.5 if nearest else 0.0)
-    return mask
