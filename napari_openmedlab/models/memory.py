@@ -20,7 +20,7 @@ from napari_openmedlab.models.device import Device, Precision, gib
 
 __all__ = ["MARGIN", "MemoryNeed", "estimate", "shortage", "weights_in_file"]
 
-#: On the CPU no measured peak exceeded the estimate times this.
+#: In float32 on the CPU no measured peak exceeded the estimate times this.
 MARGIN = 1.3
 
 # Bytes that torch's allocator and maths libraries keep beside the tensors: 30 to 170 MB measured.
@@ -84,7 +84,8 @@ def estimate(
     ----------
     build : callable
         Returns the network, for example ``lambda: networks.build("medlam")``. Its parameters
-        take no memory here. A network in use must not be given: it might keep an empty tensor.
+        take no memory here; leave their layout as it is. A network in use must not be given: it
+        might keep a tensor without numbers.
     forward : callable
         Takes the network, makes inputs of the true shapes (``torch.zeros``) and runs it.
     precision : {"float32", "bfloat16", "float16"}
@@ -94,9 +95,11 @@ def estimate(
     Returns
     -------
     MemoryNeed
-        On the CPU no measured peak exceeded ``running`` by more than the factor :data:`MARGIN`;
-        very small runs need up to 128 MiB less. Not measured on cards, whose convolutions may
-        take more working space.
+        In float32 on the CPU no measured peak exceeded ``running`` by more than the factor
+        :data:`MARGIN`; small runs need up to 128 MiB less. In bfloat16 on the CPU it holds in
+        the layout a network names as its ``memory_format``; in the other one oneDNN's copies of
+        large outputs may double it. Not measured on cards, whose convolutions may take more
+        working space.
 
     Notes
     -----
