@@ -19,7 +19,7 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 from qtpy.QtTest import QTest  # noqa: E402
 
-from napari_openmedlab.bridge.layers import volume_to_layer_data  # noqa: E402
+from napari_openmedlab.bridge.layers import spatial, volume_to_layer_data  # noqa: E402
 from napari_openmedlab.geometry.prompts import PromptSet  # noqa: E402
 from napari_openmedlab.sample_data import extreme_points, load, prompts_path  # noqa: E402
 from napari_openmedlab.widgets.export import ExportWidget  # noqa: E402
@@ -27,6 +27,7 @@ from napari_openmedlab.widgets.models import ModelsWidget  # noqa: E402
 from napari_openmedlab.widgets.segment import SegmentWidget  # noqa: E402
 from napari_openmedlab.widgets.tools import Tool  # noqa: E402
 
+ORGANS = ("liver", "spleen", "kidney right", "kidney left", "stomach", "gallbladder")
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 
 
@@ -143,7 +144,95 @@ def models_pictures() -> None:
     viewer.close()
 
 
+def bring_untrained(network: str, name: str) -> None:
+    """Put a network with random numbers for weights into the model folder, named as such."""
+    import torch
+
+    from napari_openmedlab.models import networks
+    from napari_openmedlab.models.checkpoints.store import ModelStore
+
+    torch.manual_seed(4)
+    weights = Path(SETTINGS.name) / f"{name}.pth"
+    torch.save(networks.build(network).state_dict(), weights)
+    ModelStore().import_file(weights, name, as_=network)
+    weights.unlink()
+
+
+def choose_engine(panel: SegmentWidget, title: str) -> None:
+    """Choose the first engine whose title begins so, as a user does."""
+    box = panel.engine.choice
+    row = next(n for n in range(box.count()) if box.itemText(n).startswith(title))
+    box.setCurrentIndex(row)
+    box.activated.emit(row)
+    QTest.qWait(300)
+
+
+def click_in(panel: SegmentWidget, labels: np.ndarray, value: int) -> None:
+    """Give the active object a click in the middle of a structure of the sample."""
+    session = panel.session
+    places = np.argwhere(labels == value)
+    middle = places[np.linalg.norm(places - places.mean(axis=0), axis=1).argmin()]
+    point = session.volume.geometry.to_world(middle)
+    panel.controller.set_prompts(session.get().prompts.with_click(point))
+
+
+def prompt_pictures() -> None:
+    """Show a missing model, SAM-Med3D with weights that are random numbers, many at once."""
+    viewer, panel = open_panel("ct_torso")
+    volume, labels, names = load("ct_torso")
+    value = {name: number for number, name in names.items()}
+    panel.session.add_object("spleen")
+    choose_engine(panel, "SAM-Med3D")
+    panel.prompts.tools[Tool.CLICK].click()
+    click_in(panel, labels, value["spleen"])
+    panel.objects.jump.click()
+    shoot(viewer, "prompt_missing_model")
+    bring_untrained("sam-med3d", "untrained")
+    wait_for_engine(panel)
+    panel.engine.more.click()
+    panel.objects.jump.click()
+    viewer.reset_view()
+    shoot(viewer, "prompt_sam_med3d")
+    panel.objects.delete.click()
+    panel.engine.more.click()
+    choose_engine(panel, "Built-in")
+    panel.image.views["coronal"].click()
+    organs = {name: number for name, number in value.items() if name in ORGANS}
+    layer = viewer.add_shapes(
+        [face for number in organs.values() for face in faces_of(labels == number)],
+        shape_type="rectangle",
+        face_color="transparent",
+        name="one box per organ",
+        features={"name": [name for name in organs for _ in range(2)]},
+        **spatial(volume.geometry),
+    )
+    panel.take_prompts_of(layer)
+    wait_for_answer(panel)
+    panel.objects.jump.click()
+    shoot(viewer, "prompt_many")
+    viewer.close()
+
+
+def faces_of(mask: np.ndarray) -> list[np.ndarray]:
+    """Return the first and the last slice of a structure's box as rectangles (4, 3)."""
+    places = np.argwhere(mask)
+    low, high = places.min(axis=0), places.max(axis=0)
+    sides = ((low[1], low[2]), (low[1], high[2]), (high[1], high[2]), (high[1], low[2]))
+    return [np.array([(z, *side) for side in sides], dtype=float) for z in (low[0], high[0])]
+
+
+def wait_for_engine(panel: SegmentWidget) -> None:
+    """Wait until the active object's prompts have an answer, be it an empty mask."""
+    for _ in range(600):
+        QTest.qWait(100)
+        active = panel.session.active
+        if active.answered == active.prompts:
+            return
+    raise SystemExit(f"the engine gave no answer: {panel.run.status.text()}")
+
+
 if __name__ == "__main__":
     ct_pictures()
     mr_picture()
     models_pictures()
+    prompt_pictures()

@@ -11,6 +11,7 @@ __all__ = ["Batch"]
 
 _SHARES = 100  # steps of the bar for each object
 _TOLD = 2  # failures told in full
+_THEM = {True: "it", False: "their scores"}
 
 
 @dataclass
@@ -26,6 +27,8 @@ class Batch:
         The object at work.
     done : int
         Objects with an answer.
+    unsure : int
+        How many of these answers the user has to look at.
     failed : dict
         Why others have none, by object name.
     """
@@ -34,6 +37,7 @@ class Batch:
     total: int = 0
     current: int | None = None
     done: int = 0
+    unsure: int = 0
     failed: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -71,12 +75,12 @@ class Batch:
     def summary(self) -> tuple[str, str]:
         """Return the sentence for the end of the batch, and its severity."""
         objects = "object" if self.total == 1 else "objects"
-        if not self.failed:
-            return f"{self.done} of {self.total} {objects} segmented.", "done"
+        text = f"{self.done} of {self.total} {objects} segmented."
+        if self.unsure:
+            one = self.unsure == 1
+            text += f" {self.unsure} {'is' if one else 'are'} unsure: look at {_THEM[one]}."
         told = [f"{name}: {why}" for name, why in list(self.failed.items())[:_TOLD]]
-        more = len(self.failed) - len(told)
-        rest = f" And {more} more." if more > 0 else ""
-        return (
-            f"{self.done} of {self.total} {objects} segmented. Not: {' '.join(told)}{rest}",
-            "unsure",
-        )
+        if told:
+            more = len(self.failed) - len(told)
+            text += f" Not: {' '.join(told)}" + (f" And {more} more." if more else "")
+        return text, "unsure" if self.failed or self.unsure else "done"

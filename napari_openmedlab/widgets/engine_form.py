@@ -22,6 +22,8 @@ from napari_openmedlab.widgets.live_options import is_live
 
 __all__ = ["EngineForm", "option_label"]
 
+_ACRONYMS = {"ct", "mr"}
+
 
 def option_label(name: str) -> str:
     """Return an option's key as words: ``"max_size_mm"`` becomes ``"Max size (mm)"``."""
@@ -29,6 +31,7 @@ def option_label(name: str) -> str:
     for unit in ("mm", "um", "ml", "hu"):
         if words.endswith(f" {unit}"):
             words = f"{words[: -len(unit) - 1]} ({unit})"
+    words = " ".join(w.upper() if w in _ACRONYMS else w for w in words.split(" "))
     return words[:1].upper() + words[1:]
 
 

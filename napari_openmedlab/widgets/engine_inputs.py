@@ -35,7 +35,10 @@ class ChoiceInput(QComboBox):
 
     def __init__(self, choices: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__()
-        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        # As wide as there is room, whatever the longest text.
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setSizeAdjustPolicy(self.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.setMinimumContentsLength(6)
         self.unknown = "{}"
         self.offer(choices)
         self.activated.connect(lambda _: self.chosen.emit())
@@ -111,6 +114,7 @@ def make_input(option: Option) -> QWidget:
     if option.choices:
         box = QComboBox()
         box.addItems(option.choices)
+        box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         return box
     return QLineEdit()
 

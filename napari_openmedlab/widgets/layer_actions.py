@@ -10,6 +10,7 @@ from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QMenu, QPushButton
 
 from napari_openmedlab.bridge.layer_prompts import prompts_of_layer
+from napari_openmedlab.bridge.sessions import ViewerSessions
 from napari_openmedlab.errors import OpenMedLabError
 from napari_openmedlab.widgets.controller import SegmentController
 from napari_openmedlab.widgets.mask_prompts import mask_of_layer
@@ -25,11 +26,10 @@ class LayerActions(QObject):
     Parameters
     ----------
     viewer : napari.Viewer
+    sessions : ViewerSessions
     section : PromptSection
     controller : callable() -> SegmentController or None
         Of the session at work.
-    own_labels : callable() -> Labels or None
-        The labels layer of the session at work.
 
     Attributes
     ----------
@@ -42,16 +42,15 @@ class LayerActions(QObject):
     def __init__(
         self,
         viewer: Any,
+        sessions: ViewerSessions,
         section: PromptSection,
         controller: Callable[[], SegmentController | None],
-        own_labels: Callable[[], Labels | None],
-        parent: QObject | None = None,
     ) -> None:
-        super().__init__(parent)
+        super().__init__(section)
         self._viewer = viewer
+        self._sessions = sessions
         self._section = section
         self._controller = controller
-        self._own_labels = own_labels
         section.mask.clicked.connect(lambda _=False: self._on_mask())
         section.from_layer.clicked.connect(lambda _=False: self._on_from_layer())
 
@@ -83,7 +82,8 @@ class LayerActions(QObject):
         controller.run_for(ids)
 
     def _on_mask(self) -> None:
-        own = self._own_labels()
+        controller = self._controller()
+        own = None if controller is None else self._sessions.labels_of(controller.session)
         labels = [layer for layer in self._layers(Labels) if layer is not own]
         texts = [f"{layer.name}: label {layer.selected_label}" for layer in labels]
         if not labels:

@@ -8,11 +8,13 @@ from typing import Any
 
 from napari.layers import Layer
 
+from napari_openmedlab.geometry.prompts import PromptSet
 from napari_openmedlab.models.catalogue import EngineSpec, Option
 
 __all__ = ["LiveOptions", "can_propagate", "is_live", "works_by_slice"]
 
 _AXES = "zyx"
+_AXIS_WORDS = {*_AXES, "0", "1", "2"}
 
 
 def is_live(option: Option) -> bool:
@@ -46,9 +48,11 @@ class LiveOptions:
     Notes
     -----
     An object keeps the axis its last gesture was made on: pressing Run from another view, or
-    from 3D, asks the same as before. Options of source "view" get the axis as a number, or as
-    the letter or digit among their choices. Of source "contrast" two numbers get the lower and
-    the upper limit, in this order; a text that is not empty gets both, as ``"low high"``.
+    from 3D, asks the same as before. Boxes and scribbles that no gesture made (of a file, of a
+    layer) leave it to the engine where its default says so. Options of source "view" get the
+    axis as a number, or as the letter or digit among their choices. Of source "contrast" two
+    numbers get the lower and the upper limit, in this order; a text that is not empty gets both,
+    as ``"low high"``.
     """
 
     def __init__(self, image: Layer, shown_axis: Callable[[], int]) -> None:
@@ -61,7 +65,11 @@ class LiveOptions:
         self._axes[object_id] = axis
 
     def fill(
-        self, spec: EngineSpec, options: Mapping[str, Any], object_id: int | None = None
+        self,
+        spec: EngineSpec,
+        options: Mapping[str, Any],
+        object_id: int | None = None,
+        prompts: PromptSet | None = None,
     ) -> Mapping[str, Any]:
         """Return the options with those that follow the view filled in, all checked.
 
@@ -69,13 +77,15 @@ class LiveOptions:
         ----------
         object_id : int, optional
             Whose request it is; without one, the axis shown now counts.
+        prompts : PromptSet, optional
+            What is asked.
         """
         values = dict(options)
         limits = list(self._limits())
+        flat = prompts is not None and bool(prompts.boxes or prompts.scribbles)
         for option in spec.options:
             if option.source == "view":
-                axis = self._axes.get(object_id, -1) if object_id is not None else -1
-                values[option.name] = _axis_value(option, self._shown_axis() if axis < 0 else axis)
+                values[option.name] = self._axis_for(option, object_id, flat=flat)
             elif option.source == "contrast" and isinstance(option.default, float):
                 values[option.name] = limits.pop(0) if limits else option.default
             elif option.source == "contrast" and values.get(option.name):
@@ -86,6 +96,14 @@ class LiveOptions:
         """Return the contrast limits as an option of type text takes them."""
         low, high = self._limits()
         return f"{low:.9g} {high:.9g}"
+
+    def _axis_for(self, option: Option, object_id: int | None, *, flat: bool) -> int | str:
+        noted = self._axes.get(object_id) if object_id is not None else None
+        if noted is not None:
+            return _axis_value(option, noted)
+        if flat and option.choices and option.default not in _AXIS_WORDS:
+            return str(option.default)
+        return _axis_value(option, self._shown_axis())
 
     def _limits(self) -> tuple[float, float]:
         low, high = self._image.contrast_limits

@@ -168,8 +168,9 @@ class RequestDesk(QObject):
     def _request(self, object_id: int, options: dict[str, Any]) -> Request:
         request = self._session.request(object_id)
         spec = get_spec(self._session.choice.engine)
-        values = self._live.fill(spec, {**request.options, **options}, object_id)
-        return replace(request, options=values)
+        asked = {**request.options, **options}
+        filled = self._live.fill(spec, asked, object_id, request.prompts)
+        return replace(request, options=filled)
 
     def _others(self, object_id: int) -> dict[int, _Asked]:
         return {k: a for k, a in self._asked.items() if a.object_id != object_id}
@@ -215,9 +216,11 @@ class RequestDesk(QObject):
             self._fail(asked.object_id, error)
             return
         self.answered.emit(prediction)
-        self.said.emit(*answer_text(self._session, asked.object_id, prediction))
+        text, severity = answer_text(self._session, asked.object_id, prediction)
+        self.said.emit(text, severity)
         if self._batch is not None and self._batch.current == asked.object_id:
             self._batch.done += 1
+            self._batch.unsure += severity == "unsure"
             self._send_next()
 
     def _on_failed(self, generation: int, error: OpenMedLabError) -> None:

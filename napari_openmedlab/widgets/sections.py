@@ -26,7 +26,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_openmedlab.session.objects import OverlapRule
+from napari_openmedlab.session.objects import OverlapRule, SegmentObject
 from napari_openmedlab.widgets.engine_form import EngineForm
 from napari_openmedlab.widgets.object_table import ObjectTable
 from napari_openmedlab.widgets.tools import SIGN_KEY, TOOLS, Tool
@@ -311,6 +311,12 @@ class ObjectSection(QGroupBox):
         layout = QVBoxLayout(self)
         layout.addLayout(row)
         layout.addWidget(self.table)
+
+    def show_active(self, active: SegmentObject | None) -> None:
+        """Enable the buttons that make sense for the active object."""
+        self.accept.setEnabled(active is not None and active.voxels > 0)
+        self.delete.setEnabled(active is not None and not active.locked)
+        self.jump.setEnabled(active is not None)
 
 
 class FileSection(QGroupBox):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import napari
-from napari.layers import Image, Labels, Layer
+from napari.layers import Image, Layer
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QEvent, QTimer
 from qtpy.QtGui import QShowEvent
@@ -68,9 +68,7 @@ class SegmentWidget(QWidget):
         self._build()
         self._models = LocalModels(self)
         self._engine = EnginePanel(self.engine, self._models, self)
-        self._layers = LayerActions(
-            viewer, self.prompts, lambda: self.controller, self._own_labels, self
-        )
+        self._layers = LayerActions(viewer, self.sessions, self.prompts, lambda: self.controller)
         self._files = FileActions(self.files, self, lambda: self.session)
         letters = self.sessions.preferences.letters
         self._views = ViewButtons(viewer, self.image, letters=letters, parent=self)
@@ -290,6 +288,10 @@ class SegmentWidget(QWidget):
         """Add the objects of a prompts file and ask the engine for each of them."""
         self._files.load_prompts(path)
 
+    def take_prompts_of(self, layer: Layer) -> None:
+        """Make one object for each point, shape or name of a layer, and segment them all."""
+        self._layers.use_layer(layer)
+
     # -- what the user sees ----------------------------------------------------------------
 
     def say(self, text: str, severity: str = "info") -> None:
@@ -343,10 +345,7 @@ class SegmentWidget(QWidget):
         self.run.auto.setChecked(session.choice.auto_run)
         self.run.undo.setEnabled(session.can_undo)
         self.run.redo.setEnabled(session.can_redo)
-        active = session.active
-        self.objects.accept.setEnabled(active is not None and active.voxels > 0)
-        self.objects.delete.setEnabled(active is not None and not active.locked)
-        self.objects.jump.setEnabled(active is not None)
+        self.objects.show_active(session.active)
 
     def _show_prompts(self, session: Session, controller: SegmentController) -> None:
         state = controller.state
@@ -365,9 +364,6 @@ class SegmentWidget(QWidget):
         name = "New object" if active is None else active.name
         self.prompts.count.setText(f"{name}: {kinds_of(prompts)}")
         self.prompts.clear.setEnabled(not prompts.is_empty)
-
-    def _own_labels(self) -> Labels | None:
-        return None if self.session is None else self.sessions.labels_of(self.session)
 
     def showEvent(self, event: QShowEvent) -> None:
         """Look again which models there are: much may have happened meanwhile."""
