@@ -149,6 +149,10 @@ class Crop:
             for start, n in zip(self.start, self.grid.shape, strict=True)
         )
 
+    def inside(self) -> tuple[slice, slice, slice]:
+        """Return the part of the crop that lies in the scan, axes (R, A, S); perhaps none."""
+        return self._inside(0), self._inside(1), self._inside(2)
+
     def source_box(self) -> Box:
         """Return the voxels of the scan whose centres lie in the crop."""
         box = Box.whole(self.grid.source.shape)
@@ -174,7 +178,7 @@ class Crop:
         ndarray of float32, shape (128, 128, 128), axes (R, A, S)
             Integer sources are truncated toward zero, as upstream keeps their pixel type.
         """
-        inside = [self._inside(axis) for axis in range(3)]
+        inside = self.inside()
         result = np.zeros((CROP, CROP, CROP), dtype=np.float32)
         if any(span.start >= span.stop for span in inside):
             return result
@@ -182,7 +186,7 @@ class Crop:
         block = shrink(volume, self._by_source(taps), limits)
         if np.issubdtype(volume.array.dtype, np.integer):
             np.trunc(block, out=block)
-        result[tuple(inside)] = block.transpose(self.grid.order)
+        result[inside] = block.transpose(self.grid.order)
         return result
 
     def paste(self, logits: NDArray[np.float32], *, smooth: bool = True) -> MaskPatch:

@@ -57,7 +57,7 @@ class Encodings:
         found = self.cache.get(key) if key else None
         if found is None:
             limits = CT_LIMITS if work.is_ct else None
-            pixels, note = normalise(crop.sample(work.prepared.volume, limits))
+            pixels, note = normalise(crop.sample(work.prepared.volume, limits), crop.inside())
             key = signature(pixels, *work.loaded.key)
             found = self.cache.get(key)
             if found is None:
