@@ -89,8 +89,9 @@ class PCTNet(nn.Module):
         The smallest patch the windows fit, (48, 96, 96) in mode 1 as published. At exactly six
         voxels at level 4 nothing is shifted there, as in the published network.
     memory_format : torch.memory_format
-        The layout that was faster where it was measured. An engine may convert the network once
-        with ``network.to(memory_format=network.memory_format)``; patches need no conversion.
+        The faster layout on the CPU: 8.0 s instead of 10.6 s of processor time for 64x128x128 on
+        one thread. An engine may convert the network once with
+        ``network.to(memory_format=network.memory_format)``; patches need no conversion.
 
     Raises
     ------
