@@ -44,6 +44,7 @@ class EnginePanel(QObject):
         self._models = models
         self._specs: tuple[EngineSpec, ...] = engines("promptable")
         self._choice = EngineChoice()
+        self._knows_devices = False
         self._kept: dict[str, Mapping[str, Any]] = {}
         for row, spec in enumerate(self._specs):
             section.choice.addItem(spec.title)
@@ -75,10 +76,12 @@ class EnginePanel(QObject):
         """Return the catalogue entry of the session's engine, if it has one."""
         return next((spec for spec in self._specs if spec.id == session.choice.engine), None)
 
-    def need(self, session: Session) -> Need | None:
-        """Return what the session's engine lacks to run."""
+    def need(self, session: Session, *, fresh: bool = True) -> Need | None:
+        """Return what the session's engine lacks to run; see :meth:`LocalModels.need`."""
         spec = self.spec(session)
-        return None if spec is None else self._models.need(spec, session.choice.options)
+        if spec is None:
+            return None
+        return self._models.need(spec, session.choice.options, fresh=fresh)
 
     def accepted(self, session: Session) -> frozenset[str]:
         """Return the prompt kinds that the session's engine takes."""
@@ -96,8 +99,11 @@ class EnginePanel(QObject):
         take. After an answer both is done, unless the CPU was asked for by name.
         """
         by_name = self._choice.options.get("device") == "cpu"
-        if "device" in provenance and "torch" in sys.modules and not by_name:
-            found = [(d.id, d.label) for d in device.devices()]
+        if by_name or self._knows_devices or "torch" not in sys.modules:
+            return
+        if "device" in provenance:
+            self._knows_devices = True
+            found = [(d.id, f"{d.id} ({d.problem or d.name})") for d in device.devices()]
             self._section.form.show_devices([(device.AUTO, "auto"), *found])
 
     def _show_models(self) -> None:

@@ -39,8 +39,6 @@ class Need:
 class LocalModels(QObject):
     """Looks into the model folder, and notices when it changes, whoever changes it.
 
-    Nothing is kept but a list to compare with: every question looks at the folder.
-
     Attributes
     ----------
     changed : Signal()
@@ -57,23 +55,36 @@ class LocalModels(QObject):
         self._settle.setInterval(_SETTLE_MS)
         self._settle.timeout.connect(self.look)
         self._watcher.directoryChanged.connect(lambda _: self._settle.start())
-        self._seen = self._state()
+        self._known: tuple[Record, ...] = ()
+        self._problem = ""
+        self._read()
+        self._told: tuple[Record, ...] = self._known
         self._watch()
 
     def fitting(self, spec: EngineSpec) -> tuple[Record, ...]:
         """Return the models an engine can use, the one imported last first."""
-        return newest_first(self._records(), spec.networks)
+        self._read()
+        return newest_first(self._known, spec.networks)
 
-    def need(self, spec: EngineSpec, options: Mapping[str, Any]) -> Need | None:
-        """Return what an engine lacks to run with these options; ``None``: it can run."""
+    def need(
+        self, spec: EngineSpec, options: Mapping[str, Any], *, fresh: bool = True
+    ) -> Need | None:
+        """Return what an engine lacks to run with these options; ``None``: it can run.
+
+        Parameters
+        ----------
+        fresh : bool
+            Look into the folder; otherwise what was seen there last will do.
+        """
         if lacks := spec.missing():
             return Need(lacks[0], models=False)
         if not spec.networks:
             return None
-        try:
-            here = newest_first(ModelStore().records(), spec.networks)
-        except OpenMedLabError as error:
-            return Need(str(error), models=True)
+        if fresh:
+            self._read()
+        if self._problem:
+            return Need(self._problem, models=True)
+        here = newest_first(self._known, spec.networks)
         named = next((options.get(o.name, "") for o in spec.options if o.source == "models"), "")
         if named and named not in {record.name for record in here}:
             return Need(
@@ -91,20 +102,19 @@ class LocalModels(QObject):
 
     def look(self) -> None:
         """Look into the folder now, and say so if something changed."""
-        before, self._seen = self._seen, self._state()
+        self._read()
         self._watch()
-        if before != self._seen:
+        if self._told != self._known:
+            self._told = self._known
             self.changed.emit()
 
-    def _records(self) -> tuple[Record, ...]:
+    def _read(self) -> None:
         try:
-            return ModelStore().records()
-        except OpenMedLabError:
-            return ()  # need() tells
-
-    def _state(self) -> tuple[Any, ...]:
-        records = self._records()
-        return tuple((record.name, record.sha256, record.imported) for record in records)
+            self._known = ModelStore().records()
+            self._problem = ""
+        except OpenMedLabError as error:
+            self._known = ()
+            self._problem = str(error)
 
     def _watch(self) -> None:
         """Watch the folders as they are now, or where they will appear."""

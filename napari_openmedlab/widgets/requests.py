@@ -244,6 +244,8 @@ class RequestDesk(QObject):
         asked = self._asked.get(generation)
         if asked is None:
             return
+        if progress.text:
+            self.said.emit(f"{self._doing(asked.object_id)} {progress.text}", "busy")
         if self._batch is not None and self._batch.current == asked.object_id:
             progress = self._batch.progress(progress)
         self.progressed.emit(progress)

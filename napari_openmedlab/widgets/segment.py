@@ -338,7 +338,7 @@ class SegmentWidget(QWidget):
             self.run.redo.setEnabled(False)
             return
         self._engine.show(session)
-        spec, need = self._engine.spec(session), self._engine.need(session)
+        spec, need = self._engine.spec(session), self._engine.need(session, fresh=False)
         self.run.propagate.setVisible(can_propagate(spec))
         self.run.models.setVisible(need is not None and need.models)
         self._show_prompts(session, controller)

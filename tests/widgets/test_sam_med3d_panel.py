@@ -282,6 +282,21 @@ def test_options_come_back_with_their_engine(med3d):
     assert panel.session.choice.options == {"device": "cpu", "voxel_size": 2.0}
 
 
+def test_devices_are_listed_once_the_worker_has_loaded_torch(scene, qtbot, seen):
+    _, image, panel, hand = scene
+    use_engine(panel, "sam-med3d")
+    field = panel.engine.form.input_of("device")
+    assert [field.itemData(row) for row in range(field.count())] == ["auto", "cpu"]
+    click_tool(panel)
+    hand.click(image, (12, 30, 22))
+    wait_for(qtbot, lambda: answered(panel), timeout=30000)
+    ids = [field.itemData(row) for row in range(field.count())]
+    assert ids[0] == "auto"
+    assert ids[-1] == "cpu"
+    assert field.currentText() == "auto"
+    assert field.itemText(len(ids) - 1).startswith("cpu (")
+
+
 # -- weights that are not there ------------------------------------------------------------
 
 
