@@ -52,10 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
     names = options.networks or [n for n in networks.names() if options.all or n not in LARGE]
     facts: list[Facts] = []
+    print(table(()), flush=True)
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        facts += measure(name, options)
-    print(_about(facts, options), table(facts), sep="\n\n")
+        found = measure(name, options)
+        print(*(_row(fact) for fact in found), sep="\n", flush=True)
+        facts += found
+    print(f"\n{_about(facts, options)}")
     for fact in facts:
         if "ratio" in fact:
             print(
@@ -92,8 +95,11 @@ def measure(name: str, options: argparse.Namespace) -> list[Facts]:
 def table(facts: Sequence[Facts]) -> str:
     """Return measured facts as a Markdown table."""
     lines = ["| " + " | ".join(_COLUMNS) + " |", "|" + " --- |" * len(_COLUMNS)]
-    lines += ["| " + " | ".join(_cells(fact)) + " |" for fact in facts]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(_row(fact) for fact in facts)])
+
+
+def _row(fact: Facts) -> str:
+    return "| " + " | ".join(_cells(fact)) + " |"
 
 
 def _cells(fact: Facts) -> list[str]:
