@@ -38,6 +38,14 @@ _WHERE: tuple[Option, ...] = (
         maximum=1.0,
     ),
     Option(
+        "stop_brightness",
+        2.5,
+        "Propagation ends where the brightness inside the outline moves by more than this many "
+        "standard deviations from one slice to the next; 0: it may change freely.",
+        minimum=0.0,
+        maximum=100.0,
+    ),
+    Option(
         "boxes",
         "contour",
         "Box on each slice between extreme points: contour follows the object's outline, constant "

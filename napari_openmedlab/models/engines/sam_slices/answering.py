@@ -71,7 +71,7 @@ def answer_request(work: Work, request: Request) -> Result:
     ]
     if not boxes_only:
         notes += advice.missed_clicks(case.marks, case.outlines)
-    score = float(np.clip(np.mean(list(scores.values())), 0.0, 1.0))
+    score = float(np.clip(np.mean(list(scores.values())), 0.0, 1.0)) if scores else np.nan
     return Result(mask, score, case.axis, notes)
 
 
@@ -118,7 +118,7 @@ class _Case:
         self.work.total = len(self.asked)
         chains = {plane: self._chain(plane) for plane in self.asked}
         answers = self.work.ask(chains)
-        if not answers:
+        if self.asked and not answers:
             raise PromptError(self._nothing_to_ask())
         for plane, answer in answers.items():
             self.outlines[plane] = self.changed[plane] = self._free(plane, answer.outline)
@@ -169,7 +169,8 @@ class _Case:
         if not any(plane.axis == axis for plane in answers) and answers:
             axis = next(iter(answers)).axis
         anchors = self._anchors(axis)
-        rules = Rules(score=self.work.options["stop_score"])
+        options = self.work.options
+        rules = Rules(score=options["stop_score"], tone=options["stop_brightness"])
         follower = _Follower(self)
         self.work.total = 0
         spreads, filled = [], set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,8 +54,8 @@ class Grey:
             return np.zeros(values.shape, dtype=np.uint8)
         exact = np.asarray(values, dtype=np.float64)
         exact = np.where(np.isfinite(exact), exact, self.low) if exact.size else exact
-        scale = 255.0 / ((self.high - self.low) * (1.0 + self.room))
-        levels = (np.clip(exact, self.low, self.high) - self.low) * scale
+        span = (self.high - self.low) * (1.0 + self.room)
+        levels = (np.clip(exact, self.low, self.high) - self.low) / span * 255.0
         if self.keeps_zero:
             levels[np.asarray(values) == 0] = 0.0
         return levels.astype(np.uint8)
@@ -108,8 +109,7 @@ def of_volume(
         return _by_percentiles(volume, monitor)
     low, high = np.inf, -np.inf
     for block in _blocks(volume, monitor):
-        low = min(low, float(block.min(initial=np.inf)))
-        high = max(high, float(block.max(initial=-np.inf)))
+        low, high = min(low, float(block.min())), max(high, float(block.max()))
         if low <= window[0] and high >= window[1]:
             break  # as soon as both ends are reached; the first blocks of most scans do
     if not np.isfinite((low, high)).all():
@@ -121,8 +121,7 @@ def of_volume(
 def _by_percentiles(volume: Volume, monitor: Monitor) -> Grey:
     low, high = np.inf, -np.inf
     for block in _blocks(volume, monitor):
-        low = min(low, float(block.min(initial=np.inf)))
-        high = max(high, float(block.max(initial=-np.inf)))
+        low, high = min(low, float(block.min())), max(high, float(block.max()))
     if not low < high:
         return Grey(0.0, 0.0)
     whole = not np.issubdtype(volume.array.dtype, np.floating) and high - low < _BINS
@@ -147,11 +146,14 @@ def _percentile(counts: NDArray[np.int64], percent: float) -> float:
     return float(first + (second - first) * share)
 
 
-def _blocks(volume: Volume, monitor: Monitor) -> Any:
-    """Yield the finite voxels of a few planes at a time, flat."""
+def _blocks(volume: Volume, monitor: Monitor) -> Iterator[NDArray[Any]]:
+    """Yield the finite voxels of a few planes at a time, flat; never an empty block."""
     depth, rows, columns = volume.geometry.shape
     step = max(1, _BLOCK // (rows * columns))
     for start in range(0, depth, step):
         monitor.step(start, depth, "reading intensities")
         block = cut_many(volume, 0, start, min(depth, start + step)).reshape(-1)
-        yield block[np.isfinite(block)] if np.issubdtype(block.dtype, np.floating) else block
+        if np.issubdtype(block.dtype, np.floating):
+            block = block[np.isfinite(block)]
+        if block.size:
+            yield block

@@ -101,10 +101,11 @@ def _by_box(
         parts.append(marks.box)
     else:
         parts += [_around(each, protocol, shape) for each in (start, marks.mask) if each]
-    if not parts:
-        return Chain(None, ())
-    sides = np.array(parts)
-    low, high = sides[:, :2].min(axis=0), sides[:, 2:].max(axis=0)
+    sides = np.array(parts).reshape(-1, 4)
+    low = sides[:, :2].min(axis=0, initial=np.inf)
+    high = sides[:, 2:].max(axis=0, initial=-np.inf)
+    if not (high - low > 1).any():
+        return Chain(None, ())  # a click does not say how large the object is
     box = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
     return Chain(None, (Prompt(box=box),))
 
