@@ -98,8 +98,8 @@ def estimate(
         In float32 on the CPU no measured peak exceeded ``running`` by more than the factor
         :data:`MARGIN`; small runs need up to 128 MiB less. In bfloat16 on the CPU it was
         1.35 at most in the layout a network names as its ``memory_format``; in the other one
-        oneDNN's copies of large outputs may double it. Not measured on cards, whose convolutions may take more
-        working space.
+        oneDNN's copies of large outputs may double it. Not measured on cards, whose
+        convolutions may take more working space.
 
     Notes
     -----
