@@ -20,7 +20,7 @@ from PIL import Image  # noqa: E402
 from qtpy.QtTest import QTest  # noqa: E402
 
 from napari_openmedlab.bridge.layers import spatial, volume_to_layer_data  # noqa: E402
-from napari_openmedlab.geometry.prompts import PromptSet  # noqa: E402
+from napari_openmedlab.geometry.prompts import BoxPrompt, PromptSet, as_point  # noqa: E402
 from napari_openmedlab.sample_data import extreme_points, load, prompts_path  # noqa: E402
 from napari_openmedlab.widgets.export import ExportWidget  # noqa: E402
 from napari_openmedlab.widgets.models import ModelsWidget  # noqa: E402
@@ -213,6 +213,29 @@ def prompt_pictures() -> None:
     viewer.close()
 
 
+def slices_picture() -> None:
+    """Show SAM-Med2D, with weights that are random numbers, on a coronal slice."""
+    bring_untrained("ft-sam", "untrained-2d")
+    viewer, panel = open_panel("ct_torso")
+    choose_engine(panel, "SAM-Med2D")
+    panel.image.views["coronal"].click()
+    panel.session.add_object("liver")
+    panel.prompts.tools[Tool.BOX].click()
+    _, labels, names = load("ct_torso")
+    liver = next(number for number, name in names.items() if name == "liver")
+    places = np.argwhere(labels == liver)
+    row = round(places[:, 1].mean())
+    on_slice = places[places[:, 1] == row]
+    ends = np.array([on_slice.min(axis=0), on_slice.max(axis=0)], dtype=float)
+    corners = panel.session.volume.geometry.to_world(ends)
+    box = BoxPrompt(as_point(corners[0]), as_point(corners[1]))
+    panel.controller.set_prompts(panel.session.get().prompts.with_box(box))
+    wait_for_engine(panel)
+    panel.objects.jump.click()
+    shoot(viewer, "prompt_sam_med2d")
+    viewer.close()
+
+
 def faces_of(mask: np.ndarray) -> list[np.ndarray]:
     """Return the first and the last slice of a structure's box as rectangles (4, 3)."""
     places = np.argwhere(mask)
@@ -236,3 +259,4 @@ if __name__ == "__main__":
     mr_picture()
     models_pictures()
     prompt_pictures()
+    slices_picture()
