@@ -50,7 +50,8 @@ def answer_request(work: Work, request: Request) -> Result:
 
     Slices whose marks changed since the last answer are asked; all others keep their mask. If
     nothing changed, all marked slices are asked again. With the option ``propagate`` the slices
-    between and beyond the asked ones follow.
+    between and beyond the asked ones follow; it may then go out from a slice that was edited by
+    hand, which is not asked again.
 
     Raises
     ------
@@ -71,6 +72,8 @@ def answer_request(work: Work, request: Request) -> Result:
     ]
     if not boxes_only:
         notes += advice.missed_clicks(case.marks, case.outlines)
+    if not scores:  # nothing but slices that followed
+        scores = {plane: score for spread in spreads for plane, score in spread.scores.items()}
     score = float(np.clip(np.mean(list(scores.values())), 0.0, 1.0)) if scores else np.nan
     return Result(mask, score, case.axis, notes)
 
@@ -98,6 +101,8 @@ class _Case:
         """Outlines on the slices that will not keep their mask."""
         self.outlines: dict[Plane, Outline] = {}
         """Those of them that were asked."""
+        self.edited: list[Plane] = []
+        """Marked slices that were changed by hand, for propagation to go out from."""
         self.asked = self._find_asked()
 
     def _find_asked(self) -> list[Plane]:
@@ -111,7 +116,18 @@ class _Case:
             return sorted(self.marks)
         for plane in gone:
             self.changed[plane] = _NOTHING
-        return sorted(asked) if asked or gone else sorted(self.marks)
+        if asked or gone:
+            return sorted(asked)
+        if self.work.options["propagate"]:
+            self.edited = [plane for plane in self.marks if self._is_edited(plane)]
+        return sorted(self.marks.keys() - set(self.edited))
+
+    def _is_edited(self, plane: Plane) -> bool:
+        """Whether a slice has a mask that its marks did not give."""
+        if self.marks[plane].closed:
+            return False
+        now = outline_on(self.previous, plane)
+        return bool(now.area and not now.is_line and not self._is_ours(plane, now))
 
     def ask_marked(self) -> dict[Plane, Answer]:
         """Answer the slices to be asked."""
@@ -139,12 +155,13 @@ class _Case:
         now = outline_on(self.previous, plane)
         fresh = marks.box != before.box or marks.mask != before.mask
         start = None
-        if now.area and not fresh and not self._is_ours(plane, before, now):
+        if now.area and not fresh and not self._is_ours(plane, now):
             start = now
         return chain_of(marks, start, self.work.protocol, shape)
 
-    def _is_ours(self, plane: Plane, before: Marks, now: Outline) -> bool:
+    def _is_ours(self, plane: Plane, now: Outline) -> bool:
         """Whether the marks before this request gave the slice's mask as it stands."""
+        before = self.before.get(plane, Marks())
         chain = chain_of(before, None, self.work.protocol, self.work.shape(plane.axis))
         known = self.work.ask({plane: chain}).get(plane)
         if known is None:
@@ -166,8 +183,9 @@ class _Case:
     def propagate(self, answers: Mapping[Plane, Answer]) -> list[Spread]:
         """Follow the object from the slices just asked, up to the next marked ones."""
         axis = self.axis
-        if not any(plane.axis == axis for plane in answers) and answers:
-            axis = next(iter(answers)).axis
+        origins = {*answers, *self.edited}
+        if origins and not any(plane.axis == axis for plane in origins):
+            axis = min(origins).axis
         anchors = self._anchors(axis)
         options = self.work.options
         rules = Rules(score=options["stop_score"], tone=options["stop_brightness"])
@@ -177,7 +195,7 @@ class _Case:
         numbers = sorted(anchors)
         for place, number in enumerate(numbers):
             plane = Plane(axis, number)
-            if plane not in answers:
+            if plane not in origins:
                 continue
             for step, other in ((-1, place - 1), (1, place + 1)):
                 if not 0 <= other < len(numbers):

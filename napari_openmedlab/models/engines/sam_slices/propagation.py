@@ -22,7 +22,7 @@ __all__ = ["Ending", "Follower", "Guess", "Rules", "Spread", "fill", "walk"]
 class Rules:
     """When an answer no longer shows the object that its neighbour showed.
 
-    Measured on 8833 pairs of neighbouring slices (15 organs of two AMOS22 scans, 29 structures
+    Measured on 8833 pairs of neighbouring slices (30 organs of two AMOS22 scans, 29 structures
     of a torso CT, three axes): the area fell below 0.15 of the neighbour's in 0.5 % of them and
     rose above 3 in 0.01 %; less than 0.2 of the smaller mask was shared in 0.1 %. Median
     brightness moved by more than 2.5 spreads in 1.6 %, and in 68 % of 140 ends of structures,
@@ -122,6 +122,8 @@ class Spread:
     """What a propagation gave."""
 
     outlines: dict[Plane, Outline] = field(default_factory=dict)
+    scores: dict[Plane, float] = field(default_factory=dict)
+    """What the network said of those outlines that are its own."""
     endings: list[Ending] = field(default_factory=list)
     interpolated: list[Plane] = field(default_factory=list)
     """Slices between two known ones where the network's answer was not used."""
@@ -157,7 +159,7 @@ def walk(
         if why:
             found.endings.append(Ending(plane, why))
             return found
-        found.outlines[plane] = now.outline
+        found.outlines[plane], found.scores[plane] = now.outline, now.score
         before, plane = now, plane.beside(step)
     found.endings.append(Ending(plane))
     return found
@@ -190,5 +192,5 @@ def fill(
             found.interpolated.append(plane)
             found.outlines[plane] = shapes[plane]
         else:
-            found.outlines[plane] = now.outline
+            found.outlines[plane], found.scores[plane] = now.outline, now.score
     return found

@@ -269,10 +269,11 @@ class Work:
             self._report(planes[0])
             pictures = np.stack([picture for picture, _ in fresh.values()])
             encoded = self._encoded(pictures)
-            for embedding, (key, (_, numbers)) in zip(encoded, fresh.items(), strict=True):
-                self.encodings.cache.put(key, np.ascontiguousarray(embedding.cpu().numpy()))
+            kept = encoded.cpu().numpy()
+            for place, (key, (_, numbers)) in enumerate(fresh.items()):
+                self.encodings.cache.put(key, kept[place].copy())
                 for number in numbers:
-                    found[number] = embedding
+                    found[number] = encoded[place]
         return torch.stack(found)
 
     def _look_up(
