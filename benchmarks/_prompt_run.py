@@ -310,7 +310,8 @@ def measure_sam_med2d(
         runs=max(4, 2 * rows.runs),
     )
     middle, reach = np.array([depth // 4, height // 2, width // 2]), min(height, width) // 6
-    low, high = middle - [0, reach, reach], middle + [slices - 1, reach, reach]
+    low = middle - np.array([0, reach, reach])
+    high = middle + np.array([slices - 1, reach, reach])
     box = BoxPrompt.from_box(Box(tuple(map(int, low)), tuple(map(int, high + 1))), volume.geometry)
     bench = Bench(volume, "sam-med2d", {**options, "propagate": True})
     bench.new(PromptSet().with_click(bench.at(spot)))  # loaded

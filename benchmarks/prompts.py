@@ -68,9 +68,10 @@ def _measure(engine: str, given: argparse.Namespace, volume: Any, folder: Path) 
     theirs, agreement = run.measure_upstream(rows, volume, model, options, quick=given.quick)
     print(rows.table())
     form = "the package's encoder" if given.quick else "the encoder in its written-out form"
+    wall, cpu = theirs.wall / ours.wall, theirs.cpu / ours.cpu
     print(
-        f"\nUpstream's order of operations (with {form}) takes {theirs.wall / ours.wall:.1f} times "
-        f"as long as the first answer ({theirs.cpu / ours.cpu:.1f} times the CPU time); {agreement}."
+        f"\nUpstream's order of operations (with {form}) takes {wall:.1f} times as long as the "
+        f"first answer ({cpu:.1f} times the CPU time); {agreement}."
     )
 
 
