@@ -16,7 +16,6 @@ from qtpy.QtCore import QEvent, QTimer
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
-from napari_openmedlab.bridge.commands import open_models_panel
 from napari_openmedlab.bridge.sessions import ViewerSessions
 from napari_openmedlab.bridge.viewer import plain_viewer
 from napari_openmedlab.errors import OpenMedLabError
@@ -31,6 +30,7 @@ from napari_openmedlab.widgets.image_chooser import LayerChooser
 from napari_openmedlab.widgets.layer_actions import LayerActions
 from napari_openmedlab.widgets.live_options import can_propagate
 from napari_openmedlab.widgets.local_models import LocalModels
+from napari_openmedlab.widgets.model_door import open_models
 from napari_openmedlab.widgets.panel_life import PanelLife
 from napari_openmedlab.widgets.recovery import RecoveryBar, recoverable_for
 from napari_openmedlab.widgets.sections import (
@@ -124,8 +124,8 @@ class SegmentWidget(QWidget):
         self.prompts.outside.clicked.connect(lambda: self._do("set_positive", False))
         self.prompts.brush.valueChanged.connect(lambda value: self._do("set_brush", value))
         self._layers.said.connect(self.say)
-        self.run.models.clicked.connect(lambda _=False: open_models_panel(self._viewer))
-        self.engine.form.models_asked.connect(lambda: open_models_panel(self._viewer))
+        self.run.models.clicked.connect(self._on_models_asked)
+        self.engine.form.models_asked.connect(self._on_models_asked)
         self._models.changed.connect(self._on_models)
         self.prompts.clear.clicked.connect(lambda: self._do("clear_prompts"))
         self.run.auto.toggled.connect(self._on_auto)
@@ -263,6 +263,10 @@ class SegmentWidget(QWidget):
         self._change(lambda session: setattr(session, "choice", choice))
         if self.session is not None and (need := self._engine.need(self.session)):
             self.say(need.text, "unsure")
+
+    def _on_models_asked(self) -> None:
+        if self.session is not None:
+            open_models(self._viewer, self._engine.spec(self.session))
 
     def _on_models(self) -> None:
         """Go on with what waited, now that there are other models."""

@@ -338,20 +338,15 @@ def test_missing_model_leads_to_the_models_panel_and_the_run_goes_on(
     assert not panel._life.worker.busy
     panel.run.models.click()
     pump()
-    docks = [d.windowTitle() for d in viewer.window._qt_window.findChildren(_dock())]
-    assert any("Models" in title for title in docks)
+    dock, models = viewer.window.add_plugin_dock_widget("napari-openmedlab", "Models")
+    assert models.list.table.row.key == "sam-med3d-turbo"
+    assert len(viewer.window._qt_window.tabifiedDockWidgets(dock)) == 1, "beside, not above"
     record = bring(stand_ins, no_models)
     wait_for(qtbot, lambda: answered(panel), timeout=60000)
     assert panel.session.active.engine == "sam-med3d"
     assert len(panel.session.active.prompts.clicks) == 2
     assert panel.run.models.isHidden()
     assert choice.currentText() == f"Newest ({record.name})"
-
-
-def _dock():
-    from qtpy.QtWidgets import QDockWidget
-
-    return QDockWidget
 
 
 def test_another_engine_answers_what_waited_for_a_model(no_models, scene, qtbot):
