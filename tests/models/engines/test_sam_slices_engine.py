@@ -273,6 +273,28 @@ def test_marked_slices_are_joined(bench):
     assert bench.slices(found) == [3, 4, 5, 6, 7, 8, 9]
 
 
+def test_a_3d_box_between_marked_slices_is_a_wall(bench):
+    middle = MaskPatch.of(bench.truth).box
+    region = Box((5, *middle.start[1:]), (7, *middle.stop[1:]))
+    boxes = (BoxPrompt.from_box(region, bench.volume.geometry),)
+    prompts = click(bench.volume, 9, 27, 38, prompts=PromptSet(boxes=boxes))
+    prompts = click(bench.volume, 3, 27, 38, prompts=prompts)
+    found = bench.ask(prompts, options={"propagate": True, "axis": "0"})
+    assert dice(found.patch, bench.truth) > 0.85
+    alone = bench.ask(PromptSet(boxes=boxes), options={"propagate": True})
+    assert bench.slices(alone) == [5, 6]  # it says itself where the object ends
+
+
+def test_sam_takes_the_best_of_three_for_one_click_alone(monkeypatch):
+    bench = Bench(monkeypatch, "sam")
+    one = click(bench.volume, *MIDDLE)
+    assert bench.ask(one).score == pytest.approx(0.9)
+    assert bench.ask(one, options={"candidates": "single"}).score == pytest.approx(0.81)
+    two = click(bench.volume, 6, 30, 40, prompts=one)
+    assert bench.ask(two).score == pytest.approx(0.81)
+    assert bench.ask(true_box(bench, 0, 6)).score == pytest.approx(0.81)
+
+
 def test_a_correction_changes_the_way_to_the_next_marked_slice_only(bench):
     options = {"propagate": True}
     first = true_box(bench, 0, 6)

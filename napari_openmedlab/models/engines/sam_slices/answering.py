@@ -198,15 +198,15 @@ class _Case:
             if plane not in origins:
                 continue
             for step, other in ((-1, place - 1), (1, place + 1)):
-                if not 0 <= other < len(numbers):
+                ends = [number, numbers[other]] if 0 <= other < len(numbers) else []
+                pair = (min(ends, default=0), max(ends, default=0))
+                if not ends or self._walled(axis, *pair):
                     spreads.append(self._outward(plane, anchors[number], step, follower, rules))
-                    continue
-                pair = (min(number, numbers[other]), max(number, numbers[other]))
-                if pair not in filled and not self._walled(axis, *pair):
+                elif pair not in filled:
                     filled.add(pair)
-                    ends = [(Plane(axis, n), anchors[n]) for n in pair]
+                    first, second = ((Plane(axis, n), anchors[n]) for n in pair)
                     shape = self.work.shape(axis)
-                    spreads.append(fill(ends[0], ends[1], follower, rules, shape))
+                    spreads.append(fill(first, second, follower, rules, shape))
         for spread in spreads:
             self.changed.update(spread.outlines)
         return spreads

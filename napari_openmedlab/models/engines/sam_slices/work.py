@@ -190,17 +190,17 @@ class Work:
         with self.loaded.running():
             every, scores = self.loaded.network.decode(embeddings, *given, masks)
         with torch.inference_mode():
-            single = self._single(prompts[0])
+            single = self._single(prompts[0], fed=masks is not None)
             logits, best = self.protocol.choose(every.float(), scores.float(), single=single)
         for state, answer, score in zip(group, logits.cpu().numpy(), best.tolist(), strict=True):
             state.logits, state.score, state.done = answer, float(score), state.done + 1
             self.memory.put(self._key(state), answer, state.score)
 
-    def _single(self, prompt: Prompt) -> bool:
+    def _single(self, prompt: Prompt, *, fed: bool) -> bool:
         """Whether the single mask is the answer: always, or where nothing is ambiguous."""
         which = self.options.get("candidates", "single")
         if which == "auto":
-            return not (len(prompt.points) == 1 and prompt.box is None)
+            return fed or prompt.box is not None or len(prompt.points) != 1
         return bool(which == "single")
 
     def _fed(self, state: _State, shape: tuple[int, int]) -> Any:
