@@ -11,6 +11,7 @@ from qtpy.QtCore import QObject, Qt, Signal
 from napari_openmedlab.errors import CheckpointError, OpenMedLabError, SessionError
 from napari_openmedlab.models.catalogue import get_spec
 from napari_openmedlab.models.contract import Prediction, Progress, Request
+from napari_openmedlab.session.prompt_checks import extends
 from napari_openmedlab.session.session import Session
 from napari_openmedlab.widgets.answers import answer_text
 from napari_openmedlab.widgets.batch import Batch
@@ -27,13 +28,16 @@ class _Asked:
 
     request: Request
     object_id: int
+    engine: str
 
 
 class RequestDesk(QObject):
     """Sends a session's requests to the worker and writes the answers that are still wanted.
 
     Objects whose engine lacks a model wait here until there is one. Several objects asked for
-    at once are sent one after the other, each with the masks of those before it in place.
+    at once are sent one after the other, each with the masks of those before it in place. Clicks
+    added while an engine encodes their surroundings wait for that: starting anew with each click
+    would encode the same again and again.
 
     Parameters
     ----------
@@ -76,6 +80,8 @@ class RequestDesk(QObject):
         self._asked: dict[int, _Asked] = {}
         self._batch: Batch | None = None
         self._waiting: list[int] = []
+        self._held: set[int] = set()
+        self._started = 0
         self._closed = False
         for signal, slot in self._links():
             signal.connect(slot, Qt.ConnectionType.QueuedConnection)
@@ -104,11 +110,15 @@ class RequestDesk(QObject):
         if need := self._need():
             self._wait([found.id], need)
             return
+        if not options and self._goes_on(found.id, request):
+            self._held.add(found.id)
+            return
         engine = self._session.choice.engine
         number = self._worker.submit(engine, self._session.volume, request, found.id)
+        self._held.discard(found.id)
         self._asked = self._others(found.id)
         self._waiting = [n for n in self._waiting if n != found.id]
-        self._asked[number] = _Asked(request, found.id)
+        self._asked[number] = _Asked(request, found.id, engine)
         self.busy_changed.emit(True)
         self.said.emit(self._doing(found.id), "busy")
 
@@ -136,6 +146,7 @@ class RequestDesk(QObject):
     def forget(self, object_id: int) -> None:
         """Want no answer for an object any more; what runs may go on."""
         self._asked = self._others(object_id)
+        self._held.discard(object_id)
         self._waiting = [n for n in self._waiting if n != object_id]
         if self._batch is not None:
             self._batch.drop(object_id)
@@ -146,9 +157,7 @@ class RequestDesk(QObject):
     def cancel(self) -> str:
         """Cancel what runs and waits, and return a sentence on what is left of it."""
         batch, self._batch = self._batch, None
-        self._waiting.clear()
-        self._asked.clear()
-        self._worker.cancel()
+        self._clear()
         self.busy_changed.emit(False)
         return batch.stopped() if batch else "Cancelled. Prompts and masks are as they were."
 
@@ -157,13 +166,39 @@ class RequestDesk(QObject):
         if not self._closed:
             self._closed = True
             self._batch = None
-            self._waiting.clear()
-            self._asked.clear()
-            self._worker.cancel()
+            self._clear()
             for signal, slot in self._links():
                 signal.disconnect(slot)
 
     # -- inside ----------------------------------------------------------------------------
+
+    def _clear(self) -> None:
+        self._waiting.clear()
+        self._held.clear()
+        self._asked.clear()
+        self._worker.cancel()
+
+    def _goes_on(self, object_id: int, request: Request) -> bool:
+        """Return whether what runs for an object is work that the new request needs as well."""
+        running = self._asked.get(self._started)
+        if running is None or running.object_id != object_id:
+            return False
+        if running.engine != self._session.choice.engine:
+            return False
+        encodes = get_spec(running.engine).ahead == "point"
+        same = running.request.options == request.options
+        return encodes and same and extends(request.prompts, running.request.prompts)
+
+    def _resumed(self, object_id: int) -> bool:
+        """Ask again for an object whose prompts were added to meanwhile; the old answer is void."""
+        if object_id not in self._held:
+            return False
+        self._held.discard(object_id)
+        try:
+            self.submit(object_id)
+        except OpenMedLabError as error:
+            self._fail(object_id, error)
+        return True
 
     def _request(self, object_id: int, options: dict[str, Any]) -> Request:
         request = self._session.request(object_id)
@@ -206,9 +241,14 @@ class RequestDesk(QObject):
         found = self._session.state.find(object_id)
         return f"object {object_id}" if found is None else found.name
 
+    def _on_started(self, generation: int) -> None:
+        self._started = generation
+
     def _on_finished(self, generation: int, prediction: Prediction) -> None:
         asked = self._asked.pop(generation, None)
         if asked is None or self._closed or not self._worker.is_current(generation):
+            return
+        if self._resumed(asked.object_id):
             return
         try:
             self._session.apply(prediction, asked.request, asked.object_id)
@@ -225,7 +265,7 @@ class RequestDesk(QObject):
 
     def _on_failed(self, generation: int, error: OpenMedLabError) -> None:
         asked = self._asked.pop(generation, None)
-        if asked is None or self._closed:
+        if asked is None or self._closed or self._resumed(asked.object_id):
             return
         need = self._need() if isinstance(error, CheckpointError) else None
         if need is None:
@@ -257,6 +297,7 @@ class RequestDesk(QObject):
     def _links(self) -> tuple[tuple[Signal, object], ...]:
         worker = self._worker
         return (
+            (worker.started, self._on_started),
             (worker.finished, self._on_finished),
             (worker.failed, self._on_failed),
             (worker.progressed, self._on_progressed),

@@ -170,8 +170,12 @@ def test_click_where_the_cursor_rested_finds_its_encoding(scene, qtbot, seen):
 # -- clicks while it runs ------------------------------------------------------------------
 
 
-def test_clicks_during_the_first_run_all_count_and_queue_nothing(med3d, qtbot):
+def test_clicks_during_the_first_run_all_count_and_queue_nothing(med3d, qtbot, monkeypatch):
+    from napari_openmedlab.models.engines.sam_med3d.work import Work
+
     _, image, panel, hand = med3d
+    encoded, encode = [], Work.encode
+    monkeypatch.setattr(Work, "encode", lambda *a: encoded.append(1) or encode(*a))
     click_tool(panel)
     clicks = [(12, 30, 22), (12, 30, 27), (12, 34, 25), (11, 28, 20)]
     for index in clicks:
@@ -183,10 +187,28 @@ def test_clicks_during_the_first_run_all_count_and_queue_nothing(med3d, qtbot):
     runs = [step.run for step in panel.session.history.past if step.run is not None]
     assert runs[-1].prompts == panel.session.active.prompts
     assert len(runs) <= 2, "answers nobody waits for are not made"
+    assert len(encoded) == 1, "a click does not throw away what it needs itself"
     started = time.perf_counter()
     hand.click(image, (12, 32, 22))
     wait_for(qtbot, lambda: answered(panel), timeout=20000)
     assert time.perf_counter() - started < 5, "a correction runs the decoder only"
+
+
+def test_undo_and_cancel_forget_the_click_that_waited(med3d, qtbot):
+    _, image, panel, hand = med3d
+    click_tool(panel)
+    hand.click(image, (12, 30, 22))
+    pump(100)
+    hand.click(image, (12, 30, 27))
+    assert panel.controller._desk._held
+    panel.run.undo.click()
+    pump(100)
+    assert not panel.controller._desk._held
+    qtbot.waitUntil(lambda: idle(panel), timeout=20000)
+    assert len(panel.session.active.prompts.clicks) == 1
+    assert panel.session.active.answered is None
+    panel.run.run.click()
+    wait_for(qtbot, lambda: answered(panel), timeout=60000)
 
 
 def test_cancel_and_close_in_the_middle_of_encoding(med3d, qtbot):
