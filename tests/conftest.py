@@ -99,6 +99,7 @@ def _user_folders(tmp_path_factory, monkeypatch):
     home = tmp_path_factory.mktemp("home")
     for name in ("XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "LOCALAPPDATA", "APPDATA"):
         monkeypatch.setenv(name, str(home / name.lower()))
+    monkeypatch.delenv("OPENMEDLAB_MODELS", raising=False)
 
 
 @pytest.fixture(autouse=True)

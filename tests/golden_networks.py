@@ -22,6 +22,8 @@ def load_filled(network: torch.nn.Module, prefix: str = "", salt: str = "") -> t
     state = network.state_dict()
     filled = {
         key: torch.from_numpy(np.asarray(tensor_for(prefix + key, tuple(value.shape), salt)))
+        if value.is_floating_point()
+        else value  # an index table is a constant, no weight
         for key, value in state.items()
     }
     network.load_state_dict(filled, strict=True, assign=True)
