@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from napari_openmedlab import __version__
-from napari_openmedlab.cli import demo, files, models, segment, sessions
+from napari_openmedlab.cli import demo, files, models, organs, segment, sessions
 from napari_openmedlab.errors import (
     Cancelled,
     CheckpointError,
@@ -39,6 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("segment")(segment.segment)
+app.command("organs")(organs.organs)
 app.command("info")(files.info)
 app.command("convert")(files.convert)
 app.command("evaluate")(files.evaluate)

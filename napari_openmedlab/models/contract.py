@@ -26,6 +26,7 @@ __all__ = [
     "Anticipating",
     "Automatic",
     "Hint",
+    "Labelling",
     "Localizer",
     "Monitor",
     "Prediction",
@@ -156,6 +157,40 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Labelling:
+    """An automatic engine's answer for a volume or a region of it.
+
+    Attributes
+    ----------
+    box : Box
+        The region, inside the volume.
+    labels : ndarray of unsigned int, shape ``box.shape``
+        0 is background.
+    names : mapping of int to str
+        Of every value that was looked for, found or not.
+    seconds : float
+        Time the engine needed.
+    provenance : mapping
+        Plain JSON values: engine, version, checkpoint hash, device, options.
+    notes : tuple of str
+        Sentences for the user.
+    """
+
+    box: Box
+    labels: NDArray[Any]
+    names: Mapping[int, str]
+    seconds: float = 0.0
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.labels.shape != self.box.shape:
+            raise GeometryError(
+                f"labels of shape {self.labels.shape} in a box of shape {self.box.shape}"
+            )
+
+
+@dataclass(frozen=True)
 class Hint:
     """Where the user looks: what a prompt may soon ask for.
 
@@ -217,8 +252,8 @@ class Automatic(Protocol):
 
     def segment(
         self, volume: Volume, region: Box, options: Mapping[str, Any], monitor: Monitor
-    ) -> tuple[NDArray[Any], Mapping[int, str]]:
-        """Return integer labels of shape ``region.shape`` and the name of each value."""
+    ) -> Labelling:
+        """Return the labels of a region, and the name of each value."""
 
     def unload(self) -> None:
         """Release networks, caches and device memory."""

@@ -7,7 +7,7 @@ are part of the variant. Axes are (z, y, x); an engine normalises the patch befo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -211,21 +211,38 @@ class STUNet(nn.Module):
         ValueError
             For a patch with other edges, or one that leaves a single voxel at the bottom.
         """
+        if not self.deep_supervision:
+            return self.seg_outputs[-1](self.features(patch))
+        heads = [
+            head(features)
+            for head, features in zip(self.seg_outputs, self._decoded(patch), strict=True)
+        ]
+        return tuple(reversed(heads))
+
+    def features(self, patch: torch.Tensor) -> torch.Tensor:
+        """Return what the last head works on: (B, widths[0], Z, Y, X) of a patch.
+
+        ``seg_outputs[-1]`` makes the logits of them voxel by voxel, so they can be made a few
+        rows at a time; all at once they are several times larger than the features.
+        """
+        for features in self._decoded(patch):  # noqa: B007
+            pass
+        return features
+
+    def _decoded(self, patch: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield what each head works on, coarsest first."""
         self._check(patch)
         features, skips = patch, []
         for stage in self.conv_blocks_context:
             features = stage(features)
             skips.append(features)
         skips.pop()
-        heads = []
         for step, stage in enumerate(self.conv_blocks_localization):
             features = self.upsample_layers[step](features)
             features = self.joined(features, skips.pop())
             for block in stage:  # one by one: frees its input
                 features = block(features)
-            if self.deep_supervision or step == STEPS - 1:
-                heads.append(self.seg_outputs[step](features))
-        return tuple(reversed(heads)) if self.deep_supervision else heads[0]
+            yield features
 
     def joined(self, upsampled: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         """Return what a decoder stage works on: the upsampled features first, then the skip."""
