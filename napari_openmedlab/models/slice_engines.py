@@ -136,7 +136,7 @@ def slice_engines(weights: Sequence[Option]) -> tuple[EngineSpec, ...]:
             entry="napari_openmedlab.models.engines.sam_slices:Sam",
             task="promptable",
             summary="Trained on photographs at 1024 pixels: for sharp borders in images of any "
-            "kind. Half a minute a slice without a graphics card.",
+            "kind. About ten seconds a slice without a graphics card.",
             prompts=_ALL,
             options=(
                 *weights,
@@ -164,7 +164,7 @@ def slice_engines(weights: Sequence[Option]) -> tuple[EngineSpec, ...]:
             entry="napari_openmedlab.models.engines.sam_slices:MedSam",
             task="promptable",
             summary="A box gives the organ or lesion in it on CT, MR and other medical images; "
-            "propagates to 3D. 1024 pixels: half a minute a slice without a graphics card.",
+            "propagates to 3D. 1024 pixels: about ten seconds a slice without a graphics card.",
             prompts=frozenset({"extreme_points", "box", "scribble", "mask"}),
             options=(
                 *weights,
