@@ -60,19 +60,13 @@ def _measure(engine: str, given: argparse.Namespace, volume: Any, folder: Path) 
         run.measure_sam_med2d(rows, volume, options, slices=2 if given.quick else 12)
         print(rows.table())
         return
-    ours = run.measure_sam_med3d(rows, volume, options)
+    run.measure_sam_med3d(rows, volume, options)
     run.measure_parts(rows, volume, model)
-    if given.no_upstream:
-        print(rows.table())
-        return
-    theirs, agreement = run.measure_upstream(rows, volume, model, options, quick=given.quick)
+    compared = ""
+    if not given.no_upstream:
+        compared = run.measure_upstream(rows, volume, model, options, quick=given.quick)
     print(rows.table())
-    form = "the package's encoder" if given.quick else "the encoder in its written-out form"
-    wall, cpu = theirs.wall / ours.wall, theirs.cpu / ours.cpu
-    print(
-        f"\nUpstream's order of operations (with {form}) takes {wall:.1f} times as long as the "
-        f"first answer ({cpu:.1f} times the CPU time); {agreement}."
-    )
+    print(f"\n{compared}")
 
 
 def _about(given: argparse.Namespace, volume: Any) -> str:
