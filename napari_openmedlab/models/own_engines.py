@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from napari_openmedlab.models.contract import PromptKind
 from napari_openmedlab.models.engine_spec import EngineSpec, Option
+from napari_openmedlab.models.slice_engines import slice_engines
 
 __all__ = ["OWN_ENGINES"]
 
@@ -90,4 +91,5 @@ OWN_ENGINES: tuple[EngineSpec, ...] = (
         networks=("sam-med3d",),
         ahead="point",
     ),
+    *slice_engines(_WEIGHTS),
 )
