@@ -13,6 +13,7 @@ from napari_openmedlab.models.engines.sam_med3d.chain import (
     Chain,
     advance,
     start_from_mask,
+    with_mask,
 )
 from napari_openmedlab.models.engines.sam_med3d.crops import WorkingGrid
 from napari_openmedlab.models.engines.sam_med3d.steps import (
@@ -119,6 +120,32 @@ def test_a_mask_larger_than_a_crop_is_looked_at_where_the_click_is():
     assert near.states[0].crop.start == (-44, -34, -24)
     middle = start_from_mask(GRID, MaskPatch.of(mask), None)
     assert middle.states[0].crop.start == (86, 86, 86)
+
+
+def test_an_edited_mask_overrules_the_logits_only_where_they_disagree():
+    chain, _ = run([click(150, 150, 150)])
+    (state,) = chain.states
+    own = state.crop.paste(np.kron(state.logits, np.ones((4, 4, 4), np.float32)))
+    same = with_mask(chain, own, GRID, None)
+    np.testing.assert_array_equal(same.states[0].logits, state.logits)
+    mask = np.zeros(GEOMETRY.shape, bool)
+    mask[150:170, 150:170, 150:170] = True
+    edited = with_mask(chain, MaskPatch.of(mask), GRID, None).states[0]
+    assert edited.crop == state.crop
+    assert (edited.logits > 0).sum() == 5**3
+    untouched = ~(edited.logits > 0) & ~(state.logits > 0)
+    np.testing.assert_array_equal(edited.logits[untouched], state.logits[untouched])
+
+
+def test_an_edited_mask_far_from_the_crops_is_looked_at_where_the_next_click_is():
+    chain, _ = run([click(70, 70, 70)])
+    mask = np.zeros(GEOMETRY.shape, bool)
+    mask[220:240, 220:240, 220:240] = True
+    edited = with_mask(chain, MaskPatch.of(mask), GRID, click(230, 230, 230))
+    assert len(edited.states) == 2
+    assert edited.states[1].crop.start == (166, 166, 166)
+    assert edited.states[1].logits[15, 15, 15] == 8
+    assert (edited.states[1].logits > 0).sum() == 4**3  # cells half filled stay undecided
 
 
 def test_steps_box_first_then_strokes_then_clicks_and_a_positive_one_leads():

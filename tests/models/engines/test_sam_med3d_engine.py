@@ -205,6 +205,17 @@ def test_a_mask_of_another_engine_is_corrected_not_replaced(ask, scan):
     assert corrected.patch != scratch.patch
 
 
+def test_a_mask_cut_by_a_neighbour_goes_on_without_encoding_anew(ask, scan, encoded):
+    prompts = PromptSet().with_click(at(scan, 30, 90, 80))
+    first = ask(prompts)
+    cut = first.mask.copy()
+    cut[: cut.shape[0] // 3] = False  # the overlap rule gave these voxels to a neighbour
+    more = prompts.with_click(at(scan, 33, 99, 70), False)
+    found = ask(more, previous=MaskPatch(first.box, cut), previous_prompts=prompts)
+    assert len(encoded) == 1
+    assert found.patch != ask(more, previous=first.patch, previous_prompts=prompts).patch
+
+
 def test_what_others_made_beyond_the_crop_stays(ask, scan):
     mask = np.zeros(scan.geometry.shape, bool)
     mask[:, 20:170, :] = True  # 198 mm wide: larger than the crop

@@ -16,7 +16,7 @@ from napari_openmedlab.geometry.labels import MaskPatch
 from napari_openmedlab.models.engines.sam_med3d.crops import CROP, Crop, WorkingGrid
 from napari_openmedlab.models.engines.sam_med3d.steps import Step
 
-__all__ = ["LOW", "Chain", "CropState", "Decode", "advance", "start_from_mask"]
+__all__ = ["LOW", "Chain", "CropState", "Decode", "advance", "start_from_mask", "with_mask"]
 
 LOW = 32  # edge of the low-resolution logits
 _SCALE = CROP // LOW
@@ -74,9 +74,26 @@ def start_from_mask(grid: WorkingGrid, mask: MaskPatch, step: Step | None) -> Ch
     if step is not None and not _holds(grid.crop_around(middle.tolist()), step):
         middle = np.array(grid.nearest(step.centre))
     crop = grid.crop_around(middle.tolist())
-    share = crop.take(mask).reshape(LOW, _SCALE, LOW, _SCALE, LOW, _SCALE).mean(axis=(1, 3, 5))
-    logits = ((2 * share - 1) * _CERTAIN).astype(np.float32)
+    logits = (2 * _share(crop, mask) - 1) * np.float32(_CERTAIN)
     return Chain((CropState(crop, logits),))
+
+
+def with_mask(chain: Chain, mask: MaskPatch, grid: WorkingGrid, step: Step | None) -> Chain:
+    """Return a chain that says what a mask of the scan says, as far as its crops reach.
+
+    Logits stay where their decision agrees with the mask; where it does not (edited by hand, cut
+    by a neighbour, made by another engine) the mask is certain. The crops stay too, so nothing
+    has to be encoded again, unless none of them holds the step that comes next.
+    """
+    states = []
+    for state in chain.states:
+        share = _share(state.crop, mask)
+        differs = (share > 0.5) != (state.logits > 0)
+        certain = np.where(share > 0.5, np.float32(_CERTAIN), np.float32(-_CERTAIN))
+        states.append(replace(state, logits=np.where(differs, certain, state.logits)))
+    if step is not None and not any(_holds(state.crop, step) for state in states):
+        states += start_from_mask(grid, mask, step).states
+    return replace(chain, states=tuple(states))
 
 
 def advance(
@@ -102,6 +119,13 @@ def advance(
     for n in takers:
         states[n] = _answered(states[n], step, decode, history)
     return Chain(tuple(states), chain.missed + (not takers))
+
+
+def _share(crop: Crop, mask: MaskPatch) -> NDArray[np.float32]:
+    """Return the part of each low-resolution voxel that a mask of the scan fills."""
+    cells = crop.take(mask).reshape(LOW, _SCALE, LOW, _SCALE, LOW, _SCALE)
+    share: NDArray[np.float32] = cells.mean(axis=(1, 3, 5), dtype=np.float32)
+    return share
 
 
 def _holds(crop: Crop, step: Step, margin: int = _MARGIN) -> bool:

@@ -15,7 +15,7 @@ from napari_openmedlab.geometry.volume import Volume
 from napari_openmedlab.models.catalogue import get_spec
 from napari_openmedlab.models.contract import Hint, Monitor, Prediction, Request
 from napari_openmedlab.models.engines.sam_med3d.advice import advice
-from napari_openmedlab.models.engines.sam_med3d.chain import Chain, start_from_mask
+from napari_openmedlab.models.engines.sam_med3d.chain import Chain, start_from_mask, with_mask
 from napari_openmedlab.models.engines.sam_med3d.crops import SPACING_MM, WorkingGrid
 from napari_openmedlab.models.engines.sam_med3d.intensity import looks_like_ct
 from napari_openmedlab.models.engines.sam_med3d.steps import (
@@ -117,12 +117,9 @@ class SamMed3D:
         previous = request.previous
         if later is not None and previous is not None and not previous.is_empty:
             known = self._chains.get(self._key(work, previous))
-            if known is None and request.previous_prompts is not None:
-                known = self._computed_again(work, request, previous)
             if known is not None:
                 return work.run(known, later), None
-            chain = start_from_mask(work.grid, previous, _first(later))
-            return work.run(chain, later or (None,)), previous
+            return self._taken_over(work, request, previous, later)
         steps = steps_of(request.prompts)
         if request.prompts.mask is not None:
             given = request.prompts.mask.on_grid(work.grid.source)
@@ -132,16 +129,22 @@ class SamMed3D:
             return work.run(chain, steps or (None,)), given
         return work.run(Chain(), steps), None
 
-    def _computed_again(self, work: Work, request: Request, previous: MaskPatch) -> Chain | None:
-        """Return the chain behind the previous mask, if these prompts alone made it."""
+    def _taken_over(
+        self, work: Work, request: Request, previous: MaskPatch, later: tuple[Step, ...]
+    ) -> tuple[Chain, MaskPatch | None]:
+        """Go on from a mask that is not remembered: ours of another run, or another's."""
         before = request.previous_prompts
         if before is None or before.mask is not None or not before.has_positive:
-            return None
+            chain = start_from_mask(work.grid, previous, _first(later))
+            return work.run(chain, later or (None,)), previous
         chain = work.run(Chain(), steps_of(before))
         mask = work.mask_of(chain)
         if request.obstacles is not None:
             mask = MaskPatch(mask.box, mask.mask & ~request.obstacles.inside(mask.box)).trimmed()
-        return chain if mask == previous.trimmed() else None
+        if mask == previous.trimmed():
+            return work.run(chain, later), None
+        chain = with_mask(chain, previous, work.grid, _first(later))
+        return work.run(chain, later or (None,)), previous
 
     def _key(self, work: Work, mask: MaskPatch) -> tuple[Any, ...]:
         options = (work.options["points"], work.options["smooth"], work.grid.spacing)
