@@ -26,6 +26,8 @@ HARMLESS_EXTRAS: Mapping[str, frozenset[str]] = {
 # The strides of the published TotalSegmentator weights; all four sizes share them.
 _PUBLISHED_STRIDES: Strides = (*[(2, 2, 2)] * 4, (1, 1, 2))
 _PUBLISHED_CHANNELS = (1, 105)
+_BRATS_STRIDES: Strides = ((2, 2, 2),) * 5  # of the fine-tuned BraTS21 weights
+_BRATS_CHANNELS = (4, 5)
 _STU_NET_WIDTHS = {16: "stu-net-s", 32: "stu-net-b", 64: "stu-net-l", 96: "stu-net-h"}
 _SAM_WIDTHS = {768: ("sam-vit-b", "medsam"), 1024: ("sam-vit-l",), 1280: ("sam-vit-h",)}
 _SAM_PATCH = 16
@@ -115,6 +117,12 @@ def _strides(in_channels: int, out_channels: int, plan: Plan | None) -> tuple[St
     )
     if plan is None and (in_channels, out_channels) == _PUBLISHED_CHANNELS:
         return _PUBLISHED_STRIDES, f"{published}; channels and classes are theirs."
+    if plan is None and (in_channels, out_channels) == _BRATS_CHANNELS:
+        return _BRATS_STRIDES, (
+            "Strides: five times 2 x 2 x 2, those of the published BraTS21 weights, whose channels "
+            "and classes these have. If they are others, put the plan beside the file and import "
+            "it again."
+        )
     if plan is None:
         return _PUBLISHED_STRIDES, (
             f"{published}, because no plan lies beside the file. Weights trained with other "

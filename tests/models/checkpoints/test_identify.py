@@ -257,6 +257,15 @@ def test_other_classes_without_a_plan_are_warned_of(tmp_path):
     assert "wrong masks" in match.notes[0]
 
 
+def test_brats21_weights_have_their_own_published_strides(tmp_path):
+    tensors = with_head("stu_net_b", 5)
+    for key in ("conv_blocks_context.0.0.conv1.weight", "conv_blocks_context.0.0.conv3.weight"):
+        tensors[key] = tensors[key].repeat(1, 4, 1, 1, 1)
+    match = found(tensors, tmp_path / "base_ep1k.model")
+    assert match.variant == {"in_channels": 4, "out_channels": 5, "strides": EVEN}
+    assert "BraTS21" in match.notes[0]
+
+
 def test_the_plan_beside_the_file_decides(tmp_path):
     path = tmp_path / "model_final_checkpoint.model"
     path.with_name(path.name + ".pkl").write_bytes(pickled({"plans": v1(9, EVEN)}, 4))
