@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -21,6 +21,7 @@ from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.geometry.labels import MaskPatch
 from napari_openmedlab.geometry.prompts import PromptSet
 from napari_openmedlab.geometry.volume import Volume
+from napari_openmedlab.models.localisation import Localisation, Template
 
 __all__ = [
     "Anticipating",
@@ -264,9 +265,14 @@ class Localizer(Protocol):
     """An engine that finds structures of templates in another volume."""
 
     def locate(
-        self, volume: Volume, templates: Any, options: Mapping[str, Any], monitor: Monitor
-    ) -> Mapping[str, tuple[Box, float]]:
-        """Return for each structure's name its box and a confidence in [0, 1]."""
+        self,
+        volume: Volume,
+        templates: Sequence[Template],
+        options: Mapping[str, Any],
+        monitor: Monitor,
+        structures: Sequence[str] = (),
+    ) -> Localisation:
+        """Find structures (all that any template has, or those named) in a volume."""
 
     def unload(self) -> None:
         """Release networks, caches and device memory."""

@@ -1,0 +1,1 @@
+"""Templates, and the cohort they find structures in. No Qt, no torch, no napari."""

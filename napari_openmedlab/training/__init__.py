@@ -1,0 +1,1 @@
+"""Fine-tuning and pre-training on the user's own scans. No Qt, no napari."""
