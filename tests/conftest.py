@@ -34,7 +34,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Keep tests that open a window from aborting the process where there is no display."""
     if item.get_closest_marker("gui") is None or _has_display():
         return
-    reason = "GUI TEST NOT RUN: no display (use xvfb-run, or set DISPLAY)"
+    reason = "GUI TEST NOT RUN: no display (install Xvfb, or set DISPLAY)"
     if os.environ.get("REQUIRE_GUI") == "1":
         pytest.fail(f"{reason}, and REQUIRE_GUI=1 asks for one", pytrace=False)
     pytest.skip(reason)
