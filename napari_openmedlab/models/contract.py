@@ -21,6 +21,7 @@ from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.geometry.labels import MaskPatch
 from napari_openmedlab.geometry.prompts import PromptSet
 from napari_openmedlab.geometry.volume import Volume
+from napari_openmedlab.models.blocks import BlockEngine
 from napari_openmedlab.models.localisation import Localisation, Template
 
 __all__ = [
@@ -39,7 +40,7 @@ __all__ = [
     "check_engine",
 ]
 
-Task = Literal["promptable", "automatic", "localizer"]
+Task = Literal["promptable", "automatic", "localizer", "blocks"]
 PromptKind = Literal["extreme_points", "box", "click", "scribble", "mask"]
 
 
@@ -282,6 +283,7 @@ _PROTOCOLS: dict[Task, tuple[type, tuple[str, ...]]] = {
     "promptable": (Promptable, ("prepare", "predict", "unload")),
     "automatic": (Automatic, ("segment", "unload")),
     "localizer": (Localizer, ("locate", "unload")),
+    "blocks": (BlockEngine, ("layout", "score", "provenance", "unload")),
 }
 
 

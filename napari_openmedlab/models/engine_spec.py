@@ -75,7 +75,7 @@ class EngineSpec:
         Name in menus.
     entry : str
         ``"package.module:Class"``; the class takes no arguments.
-    task : {"promptable", "automatic", "localizer"}
+    task : {"promptable", "automatic", "localizer", "blocks"}
     summary : str
         One sentence: what it is good at.
     prompts : frozenset of str
