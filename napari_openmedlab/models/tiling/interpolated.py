@@ -19,7 +19,7 @@ from napari_openmedlab.models.tiling.sums import Brick
 
 __all__ = ["InterpolateLabels"]
 
-_POINTS = {"cpu": 2**15}  # voxels interpolated at a time; elsewhere:
+_POINTS = {"cpu": 2**12}  # voxels interpolated at a time; elsewhere:
 _POINTS_ELSEWHERE = 2**20
 
 Maps = tuple[AxisMap, AxisMap, AxisMap]
@@ -135,27 +135,45 @@ class _Part:
     def _largest(
         self, values: torch.Tensor, points: tuple[NDArray[np.intp], ...]
     ) -> NDArray[np.int64]:
-        """Interpolate along lines and columns at some points; return the largest class each."""
-        y, x = self.lines, self.columns
-        width, device = values.shape[1], values.device
-        flat = values.reshape(-1, values.shape[-1])
-        size = _POINTS.get(device.type, _POINTS_ELSEWHERE)
+        """Interpolate along lines and columns at some points; return the largest class each.
+
+        Points come line by line. Whole lines are interpolated first, since the target mostly has
+        several voxels in each of the source's; all that is in work stays in a CPU's cache.
+        """
         found = np.empty(len(points[0]), dtype=np.int64)
-        for begin in range(0, len(found), size):
-            j, i = (axis[begin : begin + size] for axis in points)
-
-            def at(lines: NDArray[np.intp], columns: NDArray[np.intp]) -> torch.Tensor:
-                return flat[torch.from_numpy(lines * width + columns).to(device)]
-
-            across = torch.from_numpy(x.weight[i].astype(np.float32)).to(device)[:, None]
-            down = torch.from_numpy(y.weight[j].astype(np.float32)).to(device)[:, None]
-            upper = at(y.first[j], x.first[i]).lerp_(at(y.first[j], x.second[i]), across)
-            lower = at(y.second[j], x.first[i]).lerp_(at(y.second[j], x.second[i]), across)
-            upper.lerp_(lower, down)
-            on_cpu = device.type == "cpu"
-            largest = upper.numpy().argmax(-1) if on_cpu else upper.argmax(-1).cpu().numpy()
-            found[begin : begin + size] = largest
+        begin = 0
+        for end in self._ends(points[0], values.device.type):
+            line, column = (axis[begin:end] for axis in points)
+            low, high = int(line[0]), int(line[-1]) + 1
+            lines, columns = self.lines.part(low, high), self.columns
+            first, second = values[lines.first[0] :], values[lines.second[0] :]
+            upper = first.index_select(0, _on(lines.first - lines.first[0], values))
+            lower = second.index_select(0, _on(lines.second - lines.second[0], values))
+            flat = upper.lerp_(lower, _weights(lines.weight, values)[..., None]).flatten(0, 1)
+            start = (line - low) * values.shape[1]
+            near = flat.index_select(0, _on(start + columns.first[column], values))
+            far = flat.index_select(0, _on(start + columns.second[column], values))
+            near.lerp_(far, _weights(columns.weight[column], values))
+            on_cpu = near.device.type == "cpu"
+            found[begin:end] = near.numpy().argmax(-1) if on_cpu else near.argmax(-1).cpu().numpy()
+            begin = end
         return found
+
+    def _ends(self, line: NDArray[np.intp], device: str) -> list[int]:
+        """Return where to cut points that come line by line, between two lines."""
+        size = _POINTS.get(device, _POINTS_ELSEWHERE)
+        starts = np.flatnonzero(np.diff(line, prepend=-1))
+        taken = np.searchsorted(starts, np.arange(size, len(line), size), side="right") - 1
+        inner = starts[taken]
+        return [*sorted({int(n) for n in inner if n > 0}), len(line)]
+
+
+def _on(index: NDArray[np.intp], values: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(index)).to(values.device)
+
+
+def _weights(weight: NDArray[np.float64], values: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(weight.astype(np.float32)).to(values.device)[:, None]
 
 
 def _mixed(above: NDArray[np.uint16], below: NDArray[np.uint16]) -> NDArray[np.bool_]:
