@@ -102,6 +102,9 @@ class Found:
         What the confidence was made of, in mm where a name ends so.
     notes : tuple of str
         Sentences for the user.
+    parts : tuple of Box
+        Sub-boxes from inferior to superior, each around the part of the structure in its slices
+        (MedLSAM's sub-patches); they may share slices. Empty for a whole box only.
     """
 
     name: str
@@ -112,6 +115,7 @@ class Found:
     templates: int = 0
     checks: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    parts: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True)
