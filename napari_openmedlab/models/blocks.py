@@ -96,23 +96,24 @@ class BlockLayout:
     halo : tuple of int
         Voxels (z, y, x) that a block reaches beyond its core on each side. Beyond the volume
         they repeat its edge.
-    windows : int
-        Passes of a network that a full core takes; 1 for an engine without windows.
+    step : tuple of int
+        A core that is cut off by the region's end is scored as part of a block whose size less
+        its halo is a multiple of this. The block then reaches back into the volume.
     bytes : int
-        Memory one block takes while it is scored, without the volume's own; 0 if not known.
-    fixed : bool
-        Whether every block must have the full size ``core + 2 * halo``: at the far end it is
-        then filled with the region's surroundings or the repeated edge.
+        Memory one full block takes while it is scored, its own voxels aside; 0 if not known.
     chunk : tuple of int
         Chunks (z, y, x) of the output; they divide the core. Empty: the core itself.
+    slabs : bool
+        Cut up as upstream does it: ``core[0]`` slices of the whole region at a time, the last
+        slab moved back to the region's end, zeros above the first slice and below the last.
     """
 
     core: tuple[int, int, int]
     halo: tuple[int, int, int]
-    windows: int = 1
+    step: tuple[int, int, int] = (1, 1, 1)
     bytes: int = 0
-    fixed: bool = False
     chunk: tuple[int, ...] = ()
+    slabs: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,13 @@ class BlockEngine(Protocol):
     def layout(self, options: Mapping[str, Any]) -> BlockLayout:
         """Return how the volume is to be cut up for these (checked) options."""
 
-    def score(self, block: NDArray[Any], context: BlockContext, options: Mapping[str, Any],
-              monitor: Any) -> NDArray[np.float32]:  # fmt: skip
+    def score(
+        self,
+        block: NDArray[Any],
+        context: BlockContext,
+        options: Mapping[str, Any],
+        monitor: Any,
+    ) -> NDArray[np.float32]:
         """Return the probability of the structure, 0 to 1, for every voxel of a block.
 
         Parameters
