@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["AxisMap", "cubic", "cubic_matrix", "new_shape", "resize_labels", "separate_axis"]
+__all__ = ["AxisMap", "along", "cubic", "cubic_matrix", "new_shape", "resize_labels", "separate_axis"]
 
 Index3 = tuple[int, int, int]
 
@@ -117,7 +117,7 @@ def cubic(array: NDArray[Any], shape: Index3, separate: int | None = None) -> ND
     found: NDArray[Any] = array
     for axis in order:
         if axis != separate and shape[axis] != found.shape[axis]:
-            found = _along(found, cubic_matrix(found.shape[axis], shape[axis]), axis)
+            found = along(found, cubic_matrix(found.shape[axis], shape[axis]), axis)
     found = found if found.dtype == np.float32 and found is not array else found.astype(np.float32)
     np.clip(found, *limits, out=found)
     if separate is not None:
@@ -219,8 +219,11 @@ def _limits(array: NDArray[Any], separate: int | None) -> tuple[Any, Any]:
     return low.astype(np.float32), high.astype(np.float32)
 
 
-def _along(array: NDArray[Any], matrix: NDArray[np.float64], axis: int) -> NDArray[np.float32]:
-    """Multiply a matrix with every line along one axis, block by block."""
+def along(array: NDArray[Any], matrix: NDArray[np.float64], axis: int) -> NDArray[np.float32]:
+    """Multiply a matrix (target, source) with every line along one axis, block by block.
+
+    The result is float32 of shape ``array.shape`` with ``target`` voxels along ``axis``.
+    """
     shape = list(array.shape)
     shape[axis] = len(matrix)
     out = np.empty(shape, dtype=np.float32)
