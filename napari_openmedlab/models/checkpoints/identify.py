@@ -20,6 +20,7 @@ from napari_openmedlab.models.checkpoints.detectors import (
 from napari_openmedlab.models.checkpoints.nnunet_plans import Plan, find_plan, plan_of_checkpoint
 from napari_openmedlab.models.checkpoints.reading import RawCheckpoint
 from napari_openmedlab.models.checkpoints.skeleton import skeleton
+from napari_openmedlab.models.finetuned import ModelCard
 
 __all__ = ["AmbiguousCheckpoint", "Match", "differences", "identify"]
 
@@ -62,7 +63,12 @@ class Match:
     notes: tuple[str, ...] = field(default=())
 
 
-def identify(raw: RawCheckpoint, path: str | Path, as_network: str | None = None) -> Match:
+def identify(
+    raw: RawCheckpoint,
+    path: str | Path,
+    as_network: str | None = None,
+    card: ModelCard | None = None,
+) -> Match:
     """Return the network that the weights belong to.
 
     Parameters
@@ -73,6 +79,8 @@ def identify(raw: RawCheckpoint, path: str | Path, as_network: str | None = None
     as_network : str, optional
         Which of several networks that fit is meant (SAM ViT-B and MedSAM are alike), or
         ``"ft-sam"`` to take SAM-Med2D weights without their adapters, a published setting.
+    card : ModelCard, optional
+        Of a model trained here: it says what network this is, so nothing has to be guessed.
 
     Returns
     -------
@@ -92,6 +100,8 @@ def identify(raw: RawCheckpoint, path: str | Path, as_network: str | None = None
         raise CheckpointError(
             f"there is no network '{as_network}'; there are: {', '.join(networks.names())}", path
         )
+    if card is not None:
+        return _as_its_card_says(raw, card, path, as_network)
     shapes = {key: tuple(tensor.shape) for key, tensor in raw.tensors.items()}
     found = candidates(shapes, lambda: _plan(raw, path))
     if not found:
@@ -131,6 +141,16 @@ def differences(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Te
     return texts
 
 
+def _as_its_card_says(
+    raw: RawCheckpoint, card: ModelCard, path: Path, as_network: str | None
+) -> Match:
+    if as_network not in (None, card.network):
+        raise CheckpointError(
+            f"{path.name} holds weights of {card.network}, not of {as_network}", path
+        )
+    return _checked(Candidate(card.network, dict(card.variant)), raw.tensors, path)
+
+
 def _plan(raw: RawCheckpoint, path: Path) -> Plan | None:
     inside = plan_of_checkpoint(raw.plans, "the checkpoint itself") if raw.plans else None
     return inside if inside is not None else find_plan(path)
@@ -168,7 +188,7 @@ def _state(network: str, variant: Mapping[str, Any], path: Path) -> dict[str, to
     """Return the network's state dict without memory for its values."""
     try:
         state = skeleton(network, variant).state_dict()
-    except (ValueError, RuntimeError, OverflowError) as error:
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise CheckpointError(
             f"{path.name} looks like {network}, but not in a form that can be built: {error}", path
         ) from error

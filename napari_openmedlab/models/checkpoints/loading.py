@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from napari_openmedlab.models.checkpoints.weight_files import (
     write_weights,
 )
 from napari_openmedlab.models.contract import Monitor
+from napari_openmedlab.models.finetuned import ModelCard, card_metadata, read_card
 
 __all__ = ["Conversion", "convert", "file_sha256", "load_network"]
 
@@ -58,6 +59,8 @@ class Conversion:
         Keys left out as harmless, or because the network chosen does without.
     notes : tuple of str
         Sentences for the user on what the weights don't say (STU-Net's strides).
+    card : dict
+        JSON of the model card, for models trained here; empty for others.
     """
 
     network: str
@@ -68,6 +71,7 @@ class Conversion:
     tensors_dtype: str
     dropped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    card: dict[str, Any] = field(default_factory=dict)
 
 
 def convert(
@@ -111,7 +115,8 @@ def convert(
     target = resolved_target(Path(target))
     file_kind(source)  # names a web page or an empty file before it is hashed
     raw = read_checkpoint(source)
-    match = identify(raw, source, as_network)
+    card = read_card(source)
+    match = identify(raw, source, as_network, card)
     dtypes = {str(raw.tensors[key].dtype).removeprefix("torch.") for key in match.tensors}
     size = sum(tensor.numel() * tensor.element_size() for tensor in match.tensors.values())
     _require_space(target.parent, size)
@@ -121,7 +126,8 @@ def convert(
     refuse_non_finite(match.tensors, source, steps)
     with staging(target.parent) as folder:
         with (folder / target.name).open("wb") as file:
-            sha256 = write_weights(file, match.tensors, _metadata(match, source_sha256), steps)
+            metadata = _metadata(match, source_sha256, card)
+            sha256 = write_weights(file, match.tensors, metadata, steps)
             written = file.tell()
         monitor.step(steps.total, steps.total, "done")
     return Conversion(
@@ -133,6 +139,7 @@ def convert(
         ", ".join(sorted(dtypes)),
         match.dropped,
         match.notes,
+        {} if card is None else card.as_json(),
     )
 
 
@@ -214,8 +221,9 @@ def _mapped(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def _metadata(match: Match, source_sha256: str) -> dict[str, str]:
+def _metadata(match: Match, source_sha256: str, card: ModelCard | None) -> dict[str, str]:
     return {
+        **({} if card is None else card_metadata(card)),
         "format": "pt",
         _NETWORK: match.network,
         _VARIANT: json.dumps(match.variant, sort_keys=True),

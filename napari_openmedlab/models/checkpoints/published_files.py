@@ -48,7 +48,13 @@ def published_as(network: str, file: str) -> CheckpointSpec | None:
 
 
 def require_published(record: Record, spec: CheckpointSpec | None, source: Path) -> None:
-    """Raise if a hash is published for a checkpoint and the file has another."""
+    """Raise if a hash is published for a checkpoint and the file has another, or was made here."""
+    if spec is not None and record.card:
+        raise CheckpointError(
+            f"{source.name} is a model that was trained with napari-openmedlab, not the published "
+            f"{spec.title}; import it without saying so",
+            source,
+        )
     if spec is not None and spec.sha256 and spec.sha256 != record.source_sha256:
         raise CheckpointError(
             f"{source.name} is not the published {spec.title}: its sha256 is "

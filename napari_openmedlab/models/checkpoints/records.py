@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from napari_openmedlab.errors import ReadError
+from napari_openmedlab.errors import CheckpointError, ReadError
 from napari_openmedlab.models.checkpoints.disk import read_json
+from napari_openmedlab.models.finetuned import ModelCard, card_from_json
 
 __all__ = ["Entry", "Record", "read_record", "record_from_json", "slug"]
 
@@ -50,6 +51,8 @@ class Record:
         Sentences for the user on what the weights don't say.
     mtime_ns : int
         Time stamp of the weights when their hash was last known to be right.
+    card : dict
+        JSON of the :class:`.finetuned.ModelCard` of a model trained here; empty for others.
     """
 
     name: str
@@ -64,6 +67,12 @@ class Record:
     licence: str = ""
     notes: tuple[str, ...] = ()
     mtime_ns: int = 0
+    card: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def model_card(self) -> ModelCard | None:
+        """The card of a model trained here."""
+        return card_from_json(self.card, self.name) if self.card else None
 
     @property
     def file(self) -> str:
@@ -152,10 +161,23 @@ def _fits(name: str, value: Any) -> bool:
         return isinstance(value, list) and all(isinstance(note, str) for note in value)
     if name == "variant":
         return isinstance(value, dict)
+    if name == "card":
+        return _is_card(value)
     if not isinstance(value, str):
         return False
     if name == "name":
         return value == slug(value)
     if name == "sha256":
         return _HASH.fullmatch(value) is not None
+    return True
+
+
+def _is_card(value: Any) -> bool:
+    """Return whether a value is no card, or one that can be used."""
+    if value == {}:
+        return True
+    try:
+        card_from_json(value)
+    except CheckpointError:
+        return False
     return True

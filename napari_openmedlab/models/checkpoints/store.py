@@ -197,7 +197,7 @@ class ModelStore:
         with work_folder(self.folder) as work:
             weights = work / "weights.safetensors"
             done = convert(source, weights, network, monitor)
-            spec = spec or published_as(done.network, source.name)
+            spec = spec or (None if done.card else published_as(done.network, source.name))
             record = Record(
                 name=wanted or (spec.id if spec is not None else slug(source.stem)),
                 network=done.network,
@@ -210,6 +210,7 @@ class ModelStore:
                 imported=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
                 licence=spec.weights_licence if spec is not None else "",
                 notes=done.notes,
+                card=done.card,
             )
             require_published(record, spec, source)
             return self.put(weights, record, replace_old=replace_old)
