@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["AxisMap", "along", "cubic", "cubic_matrix", "new_shape", "resize_labels", "separate_axis"]
+__all__ = [
+    "AxisMap",
+    "along",
+    "cubic",
+    "cubic_matrix",
+    "new_shape",
+    "resize_labels",
+    "separate_axis",
+]
 
 Index3 = tuple[int, int, int]
 
