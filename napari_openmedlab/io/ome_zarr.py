@@ -65,7 +65,13 @@ def list_images(path: Path) -> tuple[ImageChoice, ...]:
     return tuple(choice for choice, _, _ in _choices(_images(Path(path))))
 
 
-def read(path: Path, *, series: str | None = None, index: int | None = None) -> Volume:
+def read(
+    path: Path,
+    *,
+    series: str | None = None,
+    index: int | None = None,
+    lazy_bytes: int | None = None,
+) -> Volume:
     """Read one (z, y, x) image of an OME-Zarr store.
 
     Parameters
@@ -76,6 +82,8 @@ def read(path: Path, *, series: str | None = None, index: int | None = None) -> 
         Key from :func:`list_images`, or the part of one before a slash: the image's group.
     index : int, optional
         Number (from 0) among the images, in the order of :func:`list_images`.
+    lazy_bytes : int, optional
+        Images of this size or more stay on disk, instead of :data:`LAZY_BYTES`; 0: all.
 
     Returns
     -------
@@ -93,7 +101,8 @@ def read(path: Path, *, series: str | None = None, index: int | None = None) -> 
     choice, image, pick = choices[wanted]
     levels, notes = levels_of(image, pick, path)
     finest = levels[0]
-    lazy = math.prod(finest.geometry.shape) * finest.array.dtype.itemsize >= LAZY_BYTES
+    limit = LAZY_BYTES if lazy_bytes is None else lazy_bytes
+    lazy = math.prod(finest.geometry.shape) * finest.array.dtype.itemsize >= limit
     as_stored = Reorientation((0, 1, 2), (False, False, False))
     return Volume(
         array=finest.array if lazy else np.asarray(finest.array),

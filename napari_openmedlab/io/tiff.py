@@ -36,7 +36,7 @@ from napari_openmedlab.io.tiff_pages import (
 )
 from napari_openmedlab.io.tiff_scale import VoxelSize, voxel_size
 
-__all__ = ["claims", "list_images", "read"]
+__all__ = ["claims", "is_tiff", "list_images", "natural_key", "read"]
 
 _SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".tf2")
 _SNIFFED = 100  # other files of a folder looked at before it counts as a TIFF folder
@@ -65,11 +65,11 @@ class _Image:
 def claims(path: Path) -> bool:
     """Return whether this is a TIFF file by name, or a folder with one and without DICOM."""
     if not path.is_dir():
-        return _is_tiff(path)
+        return is_tiff(path)
     inside = sorted(path.iterdir())
-    if not any(_is_tiff(p) for p in inside):
+    if not any(is_tiff(p) for p in inside):
         return False
-    others = [p for p in inside if p.is_file() and not _is_tiff(p)]
+    others = [p for p in inside if p.is_file() and not is_tiff(p)]
     return not any(is_dicom_file(p) for p in others[:_SNIFFED])
 
 
@@ -84,7 +84,13 @@ def list_images(path: Path) -> tuple[ImageChoice, ...]:
     return tuple(image.choice for image in _images(Path(path)))
 
 
-def read(path: Path, *, series: str | None = None, index: int | None = None) -> Volume:
+def read(
+    path: Path,
+    *,
+    series: str | None = None,
+    index: int | None = None,
+    lazy_bytes: int | None = None,
+) -> Volume:
     """Read one (z, y, x) image of a TIFF file, or of a folder of TIFF slices.
 
     Parameters
@@ -96,6 +102,8 @@ def read(path: Path, *, series: str | None = None, index: int | None = None) -> 
         name, in a file with several images their number from 0.
     index : int, optional
         Number (from 0) among the images, in the order of :func:`list_images`.
+    lazy_bytes : int, optional
+        Images of this size or more stay on disk, instead of 512 MB; 0: all.
 
     Returns
     -------
@@ -110,7 +118,7 @@ def read(path: Path, *, series: str | None = None, index: int | None = None) -> 
     path = Path(path)
     images = _images(path)
     image = images[position_of_choice([i.choice for i in images], series, index, path)]
-    array, lazy = load_planes(image.planes, image.shape, image.dtype)
+    array, lazy = load_planes(image.planes, image.shape, image.dtype, lazy_bytes)
     geometry = Geometry.from_spacing(
         image.shape, image.voxel.spacing, unit=image.voxel.unit, frame="image"
     )
@@ -126,7 +134,8 @@ def read(path: Path, *, series: str | None = None, index: int | None = None) -> 
     )
 
 
-def _is_tiff(path: Path) -> bool:
+def is_tiff(path: Path) -> bool:
+    """Return whether this is a TIFF file by name; what macOS leaves beside files is not."""
     return path.suffix.lower() in _SUFFIXES and path.is_file() and not path.name.startswith("._")
 
 
@@ -135,7 +144,7 @@ def _images(path: Path) -> list[_Image]:
         raise ReadError(f"{path} does not exist", path)
     if not path.is_dir():
         return _images_of_file(path)
-    files = sorted((p for p in path.iterdir() if _is_tiff(p)), key=lambda p: _natural(p.name))
+    files = sorted((p for p in path.iterdir() if is_tiff(p)), key=lambda p: natural_key(p.name))
     if not files:
         raise ReadError(f"{path} holds no TIFF file", path)
     singles = [_images_of_file(p) for p in files]
@@ -156,8 +165,8 @@ def _images(path: Path) -> list[_Image]:
     ]
 
 
-def _natural(name: str) -> list[tuple[int, int | str]]:
-    """Sort key by which ``slice10`` comes after ``slice9``."""
+def natural_key(name: str) -> list[tuple[int, int | str]]:
+    """Return a sort key by which ``slice10`` comes after ``slice9``."""
     parts = re.split(r"(\d+)", name.casefold())
     return [(1, int(p)) if p.isdecimal() else (0, p) for p in parts if p]
 

@@ -93,9 +93,21 @@ def planes_of(
 
 
 def load_planes(
-    planes: Sequence[Plane], shape: tuple[int, int, int], dtype: np.dtype[Any]
+    planes: Sequence[Plane],
+    shape: tuple[int, int, int],
+    dtype: np.dtype[Any],
+    lazy_bytes: int | None = None,
 ) -> tuple[Any, bool]:
     """Return the image of these planes, shape (z, y, x), and whether it is lazy.
+
+    Parameters
+    ----------
+    planes : sequence of Plane
+        One for each z.
+    shape : tuple of int
+    dtype : dtype
+    lazy_bytes : int, optional
+        Images of this size or more stay on disk, instead of :data:`LAZY_BYTES`.
 
     Raises
     ------
@@ -103,7 +115,7 @@ def load_planes(
         If a file is damaged, cut short or compressed in a way that can't be decoded. A lazy
         dask array raises it when the plane is needed.
     """
-    if prod(shape) * dtype.itemsize < LAZY_BYTES:
+    if prod(shape) * dtype.itemsize < (LAZY_BYTES if lazy_bytes is None else lazy_bytes):
         array = np.empty(shape, dtype)
         for z, values in enumerate(_values(planes)):
             array[z] = values
