@@ -338,7 +338,7 @@ def _wrong(card: ModelCard) -> str:
         return f"its kind is {card.kind!r}"
     if card.network not in NETWORKS:
         return f"there is no network {card.network!r} among {', '.join(NETWORKS)}"
-    if not isinstance(card.title, str):
+    if str(card.title) != card.title:
         return "its title is no text"
     outputs = card.variant.get("out_channels")
     if not _whole(outputs, 2) or not _whole(card.variant.get("in_channels"), 1):
