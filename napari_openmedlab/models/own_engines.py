@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from napari_openmedlab.models.contract import PromptKind
 from napari_openmedlab.models.engine_spec import EngineSpec, Option
+from napari_openmedlab.models.localizer_engines import localizer_engines
 from napari_openmedlab.models.organ_engines import organ_engines
 from napari_openmedlab.models.slice_engines import slice_engines
 
@@ -94,4 +95,5 @@ OWN_ENGINES: tuple[EngineSpec, ...] = (
     ),
     *slice_engines(_WEIGHTS),
     *organ_engines(_WEIGHTS),
+    *localizer_engines(_WEIGHTS),
 )
