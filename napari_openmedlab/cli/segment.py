@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from napari_openmedlab.session.prompt_files import NamedPrompts
     from napari_openmedlab.session.session import Session
 
-__all__ = ["choose_engine", "engines", "run_objects", "segment", "summary", "with_model"]
+__all__ = [
+    "choose_engine",
+    "engines",
+    "parse_option",
+    "run_objects",
+    "segment",
+    "summary",
+    "with_model",
+]
 
 
 class Overlap(StrEnum):
@@ -141,7 +149,7 @@ def choose_engine(
 
     try:
         spec = get_spec(engine)
-        values = dict(_parse_option(spec, text) for text in options)
+        values = dict(parse_option(spec, text) for text in options)
         values = with_shortcuts(values, flags or {})
         spec.check_options(values)
     except EngineError as error:
@@ -173,7 +181,7 @@ def with_model(choice: EngineChoice) -> EngineChoice:
     return replace(choice, options={**choice.options, "checkpoint": name})
 
 
-def _parse_option(spec: EngineSpec, text: str) -> tuple[str, Any]:
+def parse_option(spec: EngineSpec, text: str) -> tuple[str, Any]:
     """Return name and value of ``NAME=VALUE``, the value in the type of the option's default."""
     name, sign, value = text.partition("=")
     if not sign:

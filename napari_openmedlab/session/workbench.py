@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from napari_openmedlab.errors import EngineError, OpenMedLabError
 from napari_openmedlab.geometry.volume import Volume
@@ -15,6 +15,8 @@ from napari_openmedlab.models.catalogue import load_engine
 from napari_openmedlab.models.contract import Anticipating, Hint, Monitor, Prediction, Request
 
 __all__ = ["Workbench", "run_once"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +86,22 @@ class Workbench:
             with _sentences(engine_id, "anticipate", self):
                 monitor.step()
                 engine.anticipate(self._prepared[engine_id, id(volume)][1], hint, monitor)
+
+    def use(self, engine_id: str, stage: str, action: Callable[[Any], T]) -> T:
+        """Let an engine of any task do something; it is loaded once, failures become sentences.
+
+        Parameters
+        ----------
+        engine_id : str
+        stage : str
+            What it does, for errors: ``"locate"``.
+        action : callable
+            Gets the engine.
+        """
+        with _sentences(engine_id, stage, self):
+            if engine_id not in self._engines:
+                self._engines[engine_id] = load_engine(engine_id)
+            return action(self._engines[engine_id])
 
     def drop_prepared(self) -> None:
         """Forget all prepared volumes."""
