@@ -7,6 +7,7 @@ from napari_openmedlab.models.engine_spec import EngineSpec, Option
 from napari_openmedlab.models.localizer_engines import localizer_engines
 from napari_openmedlab.models.organ_engines import organ_engines
 from napari_openmedlab.models.slice_engines import slice_engines
+from napari_openmedlab.models.trained_engines import trained_engines
 
 __all__ = ["OWN_ENGINES"]
 
@@ -95,5 +96,6 @@ OWN_ENGINES: tuple[EngineSpec, ...] = (
     ),
     *slice_engines(_WEIGHTS),
     *organ_engines(_WEIGHTS),
+    *trained_engines(_WEIGHTS),
     *localizer_engines(_WEIGHTS),
 )
