@@ -1,0 +1,196 @@
+"""A whole run: reading ahead, computing and writing overlap; it can stop and go on at any block.
+
+Two threads besides the caller's: one reads the next blocks, one writes finished ones. At most
+:data:`.IN_FLIGHT` blocks wait on either side, so memory does not depend on the volume.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from napari_openmedlab.axons.plan import IN_FLIGHT, Block, Plan
+from napari_openmedlab.axons.scoring import BlockWork
+from napari_openmedlab.axons.store import Results, RunFolder
+from napari_openmedlab.errors import WriteError
+from napari_openmedlab.models.blocks import BlockEngine
+from napari_openmedlab.models.contract import Monitor
+
+__all__ = ["check_disk", "execute", "time_left"]
+
+_POLL = 0.1  # seconds between looks at a stop
+_Item = tuple[Block, Any, float]
+
+
+def execute(plan: Plan, folder: str | Path, engine: BlockEngine, monitor: Monitor) -> Results:
+    """Carry out a plan, or what is left of it, into a folder.
+
+    Parameters
+    ----------
+    plan : Plan
+    folder : path
+        New, empty, or of the same run, which then goes on. Finished blocks are not computed
+        again, and the result is bit for bit that of a run in one go.
+    engine : BlockEngine
+    monitor : Monitor
+        Hears of every block; a cancel acts within one, and finished blocks stay.
+
+    Raises
+    ------
+    WriteError
+        If the folder is another run's, the disk is full or read-only.
+    ReadError
+        If voxels can't be read.
+    Cancelled
+        After a cancel.
+    """
+    with RunFolder.of(folder, plan) as run:
+        done = run.results.done()
+        todo = [block for block in plan.blocks if block.number not in done]
+        check_disk(plan, run.results.folder, len(todo) / max(1, len(plan.blocks)))
+        _Pipeline(plan, run, BlockWork(plan, engine), monitor).work_off(todo)
+        run.finish(monitor)
+        return run.results
+
+
+def check_disk(plan: Plan, folder: Path, part: float = 1.0) -> None:
+    """Raise :class:`WriteError` if the disk has less room than a tenth of the largest result.
+
+    Results of sparse axons compress to a few per cent, so the full size is no reason to refuse.
+    """
+    from napari_openmedlab.models.checkpoints.disk import size_text
+
+    free = plan.free_disk(folder)
+    needed = int(plan.disk * part / 10)
+    if free < needed:
+        raise WriteError(
+            f"{folder} has {size_text(free)} free, and this run needs at least "
+            f"{size_text(needed)} (at most {size_text(plan.disk * part)}); free some space or "
+            "choose another folder",
+            folder,
+        )
+
+
+def time_left(done: int, total: int, seconds: float) -> str:
+    """Return a phrase such as ``"2 min left"``.
+
+    Examples
+    --------
+    >>> time_left(2, 8, 60.0)
+    '3 min left'
+    """
+    if done <= 0:
+        return ""
+    left = seconds / done * (total - done)
+    if left < 90:
+        return f"{left:.0f} s left"
+    return f"{left / 60:.0f} min left" if left < 5400 else f"{left / 3600:.1f} h left"
+
+
+class _Pipeline:
+    """Reader thread -> the caller's thread -> writer thread."""
+
+    def __init__(self, plan: Plan, run: RunFolder, work: BlockWork, monitor: Monitor) -> None:
+        self._plan, self._run, self._work, self._monitor = plan, run, work, monitor
+        self._read: queue.Queue[_Item | BaseException | None] = queue.Queue(IN_FLIGHT)
+        self._write: queue.Queue[_Item | None] = queue.Queue(IN_FLIGHT)
+        self._stop = threading.Event()
+        self._failed: list[BaseException] = []
+
+    def work_off(self, todo: list[Block]) -> None:
+        """Compute these blocks in turn."""
+        total = len(self._plan.blocks)
+        before = total - len(todo)
+        began = time.perf_counter()
+        with self._threads(todo):
+            for number in range(len(todo)):
+                left = time_left(number, len(todo), time.perf_counter() - began)
+                text = f"block {before + number + 1} of {total}" + (f", {left}" if left else "")
+                self._monitor.step(before + number, total, text)
+                item = self._next()
+                if item is None:
+                    break
+                self._put(self._write, self._computed(*item))
+                self._raise_failure()
+        self._raise_failure()
+        self._monitor.step(total, total, "blocks done")
+
+    def _computed(self, block: Block, voxels: Any, seconds: float) -> _Item:
+        began = time.perf_counter()
+        score = None
+        if voxels is not None:
+            score = self._work.stored(self._work.score(block, voxels, self._monitor))
+        return block, score, seconds + time.perf_counter() - began
+
+    def _next(self) -> _Item | None:
+        while True:
+            self._raise_failure()
+            self._monitor.step()
+            try:
+                item = self._read.get(timeout=_POLL)
+            except queue.Empty:
+                continue
+            if isinstance(item, BaseException):
+                raise item
+            return item
+
+    def _raise_failure(self) -> None:
+        if self._failed:
+            raise self._failed[0]
+
+    @contextmanager
+    def _threads(self, todo: list[Block]) -> Iterator[None]:
+        reader = _thread("read", lambda: self._reading(todo))
+        writer = _thread("write", self._writing)
+        try:
+            yield
+        finally:
+            self._stop.set()
+            reader.join()
+            self._write.put(None)  # what is computed is written first
+            writer.join()
+
+    def _reading(self, todo: list[Block]) -> None:
+        try:
+            for block in todo:
+                if self._stop.is_set():
+                    return
+                began = time.perf_counter()
+                voxels = self._work.read(block)
+                self._put(self._read, (block, voxels, time.perf_counter() - began))
+            self._put(self._read, None)
+        except BaseException as error:  # noqa: BLE001  (raised again in the caller's thread)
+            self._put(self._read, error)
+
+    def _writing(self) -> None:
+        while True:
+            item = self._write.get()
+            if item is None:
+                return
+            if self._failed:
+                continue  # goes on taking, so that nobody waits for ever
+            block, score, seconds = item
+            try:
+                self._run.write(block.number, score, seconds)
+            except BaseException as error:  # noqa: BLE001  (raised again in the caller's thread)
+                self._failed.append(error)
+
+    def _put(self, where: queue.Queue[Any], item: Any) -> None:
+        while True:
+            try:
+                where.put(item, timeout=_POLL)
+                return
+            except queue.Full:
+                if self._stop.is_set():
+                    return
+
+
+def _thread(name: str, target: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=target, name=f"openmedlab-axons-{name}", daemon=True)
+    thread.start()
+    return thread

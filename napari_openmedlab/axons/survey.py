@@ -1,0 +1,195 @@
+"""Grey values of a whole volume, looked at once: normalisation, and where there is nothing.
+
+The coarsest level shows where tissue is. Mean and spread come from small blocks of the *finest*
+level there: averaging on the way to a coarse level takes noise and thin axons away, and networks
+were trained with both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_openmedlab.axons.source import Source
+from napari_openmedlab.geometry.boxes import Box
+from napari_openmedlab.models.blocks import Intensity, Normalisation
+from napari_openmedlab.models.contract import Monitor
+
+__all__ = ["Background", "Survey", "survey"]
+
+_LARGEST_COARSE = 24_000_000  # voxels of a coarse level that is held in memory
+_SAMPLE = (8, 48, 48)  # voxels of a sampled block
+_PLACES = (6, 3, 3)  # sampled blocks along z, y, x
+_ABOVE_DARK = 0.15  # of the way from the dark level to tissue: below, there is nothing
+_BINS = 512
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found.
+
+    Attributes
+    ----------
+    intensity : Intensity
+    empty_below : float
+        Coarse grey values below this are background.
+    coarse : int
+        Number of the coarse level that was used, counted in ``Source.levels``; -1: none.
+    """
+
+    intensity: Intensity
+    empty_below: float
+    coarse: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+def survey(source: Source, region: Box, mode: Normalisation, monitor: Monitor) -> Survey:
+    """Look at a region of a volume; reads the coarse level and 54 small blocks.
+
+    Parameters
+    ----------
+    source : Source
+    region : Box
+        Inside the volume.
+    mode : {"volume", "block", "plane"}
+        How blocks shall be normalised.
+    monitor : Monitor
+
+    Returns
+    -------
+    Survey
+        Robust: the brightest and darkest thousandth count as the value at that limit.
+    """
+    monitor.step(0, 0, "looking at grey values")
+    number = _coarse_level(source)
+    samples = _samples(source, region, monitor)
+    means = _coarse_values(source, number, region) if number >= 0 else _means(samples)
+    dark = float(np.percentile(means, 0.5))
+    empty_below = dark + _ABOVE_DARK * (_tissue(means) - dark)
+    tissue = [s for s in samples if s.mean(dtype=np.float64) >= empty_below] or samples
+    values = np.concatenate([s.ravel() for s in tissue]).astype(np.float64)
+    low, high = np.percentile(values, [0.1, 99.9])
+    np.clip(values, low, high, out=values)
+    intensity = Intensity(
+        mode=mode,
+        centre=float(values.mean()),
+        spread=max(float(values.std()), 1e-6),
+        dark=dark,
+        low=float(low),
+        high=float(max(high, low + 1e-6)),
+    )
+    return Survey(intensity, float(empty_below), number)
+
+
+class Background:
+    """Says of blocks whether they hold nothing but background.
+
+    Parameters
+    ----------
+    source : Source
+    found : Survey
+    """
+
+    def __init__(self, source: Source, found: Survey) -> None:
+        self._limit = found.empty_below
+        self._coarse: NDArray[Any] | None = None
+        self._ratio = np.ones(3)
+        if found.coarse >= 0:
+            self._coarse = source.read_level(found.coarse)
+            self._ratio = np.array(source.shape) / np.array(self._coarse.shape)
+
+    @property
+    def ahead(self) -> bool:
+        """Whether it can tell without reading the block."""
+        return self._coarse is not None
+
+    def is_empty(self, box: Box) -> bool:
+        """Return whether the coarse level shows nothing in a box; needs :attr:`ahead`."""
+        assert self._coarse is not None
+        low = np.floor(np.array(box.start) / self._ratio).astype(int)
+        high = np.ceil(np.array(box.stop) / self._ratio).astype(int)
+        coarse = Box(tuple(low), tuple(np.maximum(high, low + 1))).clip(self._coarse.shape)
+        return not coarse.is_empty and float(self._coarse[coarse.slices].max()) < self._limit
+
+    def looks_empty(self, block: NDArray[Any]) -> bool:
+        """Return the same of a block's own voxels, for volumes without coarser levels."""
+        z, y, x = (n // 4 * 4 for n in block.shape)
+        if min(z, y, x) == 0:
+            return float(block.max()) < self._limit
+        means = block[:z, :y, :x].reshape(z // 4, 4, y // 4, 4, x // 4, 4)
+        return float(means.mean(axis=(1, 3, 5), dtype=np.float32).max()) < self._limit
+
+
+def _coarse_level(source: Source) -> int:
+    """Return the finest level that fits into memory and is at least four times coarser."""
+    fitting = [
+        n
+        for n, level in enumerate(source.levels)
+        if prod(level.geometry.shape) <= _LARGEST_COARSE
+        and prod(source.shape) >= 16 * prod(level.geometry.shape)
+    ]
+    return fitting[0] if fitting else len(source.levels) - 1 if _small(source) else -1
+
+
+def _small(source: Source) -> bool:
+    return bool(source.levels) and prod(source.levels[-1].geometry.shape) <= _LARGEST_COARSE
+
+
+def _coarse_values(source: Source, number: int, region: Box) -> NDArray[np.float64]:
+    coarse = source.levels[number].geometry.shape
+    ratio = np.array(source.shape) / np.array(coarse)
+    low = np.floor(np.array(region.start) / ratio).astype(int)
+    high = np.maximum(np.ceil(np.array(region.stop) / ratio).astype(int), low + 1)
+    box = Box(tuple(low), tuple(high)).clip(coarse)
+    return source.read_level(number, box).astype(np.float64).ravel()
+
+
+def _samples(source: Source, region: Box, monitor: Monitor) -> list[NDArray[Any]]:
+    """Return small blocks spread over the region, the first and last at its ends."""
+    starts = [
+        sorted({round(s) for s in np.linspace(a, max(a, b - n), count)})
+        for a, b, n, count in zip(region.start, region.stop, _SAMPLE, _PLACES, strict=True)
+    ]
+    samples = []
+    for z, y, x in product(*starts):
+        monitor.step(0, 0, "looking at grey values")
+        low = (z, y, x)
+        high = tuple(min(a + n, b) for a, n, b in zip(low, _SAMPLE, region.stop, strict=True))
+        samples.append(source.read(Box(low, (high[0], high[1], high[2]))))
+    return samples
+
+
+def _means(samples: list[NDArray[Any]]) -> NDArray[np.float64]:
+    """Return means of 4 x 4 x 4 voxels or so: what a coarse level would show."""
+    found = []
+    for block in samples:
+        z, y, x = (max(1, n // 4) for n in block.shape)
+        for part in np.array_split(block, z):
+            for rows in np.array_split(part, y, axis=1):
+                cubes = np.array_split(rows, x, axis=2)
+                found += [cube.mean(dtype=np.float64) for cube in cubes]
+    return np.array(found)
+
+
+def _tissue(means: NDArray[np.float64]) -> float:
+    """Return the median of what lies above Otsu's threshold of the coarse grey values."""
+    low, high = np.percentile(means, [0.1, 99.9])
+    if high <= low:
+        return float(low)
+    counts, edges = np.histogram(np.clip(means, low, high), _BINS)
+    centres = (edges[1:] + edges[:-1]) / 2
+    weight = np.cumsum(counts)
+    total = np.cumsum(counts * centres)
+    above = weight[-1] - weight
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = weight * above * (total / weight - (total[-1] - total) / above) ** 2
+    threshold = centres[int(np.nanargmax(between[:-1]))]
+    return float(np.median(means[means > threshold]))
