@@ -170,8 +170,13 @@ def blocks_of(region: Box, layout: BlockLayout) -> tuple[Block, ...]:
         core = Box((a, b, c), (p, q, r))
         size = [-(-n // s) * s for n, s in zip(core.shape, layout.step, strict=True)]
         reach = [n - m for n, m in zip(size, core.shape, strict=True)]
-        z, y, x = (v - more for v, more in zip(core.start, reach, strict=True))
-        blocks.append(Block(number, core, Box((z, y, x), core.stop).grow(layout.halo)))
+        if layout.anchored:
+            z, y, x = (v + more for v, more in zip(core.stop, reach, strict=True))
+            whole = Box(core.start, (z, y, x))
+        else:
+            z, y, x = (v - more for v, more in zip(core.start, reach, strict=True))
+            whole = Box((z, y, x), core.stop)
+        blocks.append(Block(number, core, whole.grow(layout.halo)))
     return tuple(blocks)
 
 

@@ -106,6 +106,9 @@ class BlockLayout:
     slabs : bool
         Cut up as upstream does it: ``core[0]`` slices of the whole region at a time, the last
         slab moved back to the region's end, zeros above the first slice and below the last.
+    anchored : bool
+        A short core reaches forward instead of back, so that the windows of all blocks lie on
+        one lattice.
     """
 
     core: tuple[int, int, int]
@@ -114,6 +117,7 @@ class BlockLayout:
     bytes: int = 0
     chunk: tuple[int, ...] = ()
     slabs: bool = False
+    anchored: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from napari_openmedlab.models.axon_engines import axon_engines
 from napari_openmedlab.models.contract import PromptKind
 from napari_openmedlab.models.engine_spec import EngineSpec, Option
 from napari_openmedlab.models.localizer_engines import localizer_engines
@@ -98,4 +99,5 @@ OWN_ENGINES: tuple[EngineSpec, ...] = (
     *organ_engines(_WEIGHTS),
     *trained_engines(_WEIGHTS),
     *localizer_engines(_WEIGHTS),
+    *axon_engines(_WEIGHTS),
 )
