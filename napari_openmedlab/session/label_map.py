@@ -146,6 +146,12 @@ class LabelMap:
             self._grow(change, gained)
         return change, gained
 
+    def place(self, change: LabelChange, boxes: Mapping[int, Box]) -> None:
+        """Write a change whose new voxels lie in these boxes, by value."""
+        change.write(self.array)
+        for value, box in boxes.items():
+            self._boxes[value] = self.box_of(value).union(box)
+
     def replay(self, change: LabelChange, *, back: bool = False) -> None:
         """Do a change again, or take it back."""
         change.write(self.array, back=back)

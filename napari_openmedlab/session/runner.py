@@ -12,18 +12,26 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from napari_openmedlab.errors import Cancelled, OpenMedLabError, SessionError
 from napari_openmedlab.geometry.volume import Volume
 from napari_openmedlab.models.contract import Hint, Monitor, Prediction, Progress, Request
 from napari_openmedlab.session.workbench import Workbench, run_once
 
-__all__ = ["Runner", "RunnerEvents", "Workbench", "run_once"]
+__all__ = ["Runner", "RunnerEvents", "Work", "Workbench", "run_once"]
 
 logger = logging.getLogger(__name__)
 
 _CALLBACK_WAIT = 1.0  # seconds close() waits for a callback that is just running
+
+_MEMORY_HELP = (
+    "there was not enough memory. Close other images, or choose a smaller region; nothing was "
+    "changed"
+)
+
+Work: TypeAlias = Callable[[Workbench, Monitor], Any]
+"""Work that is no answer to prompts: gets the thread's engines, and a monitor to obey."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ class RunnerEvents:
     on_started : callable(generation)
     on_progress : callable(generation, Progress)
     on_result : callable(generation, Prediction)
+        Of :meth:`Runner.submit_work`: what the work returned.
     on_error : callable(generation, OpenMedLabError)
         Not called for a run that was cancelled or overtaken: the asker knows.
     on_idle : callable()
@@ -62,11 +71,44 @@ class _Job:
         self.prepare.cancel()
         self.predict.cancel()
 
-    def give_way_to(self, newer: _Job) -> None:
+    def give_way_to(self, newer: _Job | _Work) -> None:
         """Stop, but go on preparing what the newer request needs as well."""
         self.predict.cancel()
-        if self.volume is not newer.volume or self.engine_id != newer.engine_id:
+        if not _on_the_same(self, newer):
             self.prepare.cancel()
+
+    def answer(self, bench: Workbench) -> Prediction:
+        bench.prepare(self.engine_id, self.volume, self.prepare)
+        return bench.predict(self.engine_id, self.volume, self.request, self.predict)
+
+
+@dataclass(eq=False)
+class _Work:
+    """Other work than an answer to prompts."""
+
+    generation: int
+    work: Work
+    tag: Hashable
+    monitor: Monitor
+
+    def cancel(self) -> None:
+        self.monitor.cancel()
+
+    def give_way_to(self, newer: _Job | _Work) -> None:
+        self.monitor.cancel()
+
+    def answer(self, bench: Workbench) -> Any:
+        self.monitor.step()
+        try:
+            return self.work(bench, self.monitor)
+        except OpenMedLabError:
+            raise
+        except MemoryError as error:
+            raise SessionError(_MEMORY_HELP) from error
+        except Exception as error:
+            logger.exception("work in the background failed")
+            text = f"internal error: {type(error).__name__}: {error}; nothing was changed"
+            raise SessionError(text) from error
 
 
 @dataclass(eq=False)
@@ -82,11 +124,21 @@ class _Ahead:
     def cancel(self) -> None:
         self.monitor.cancel()
 
-    def give_way_to(self, newer: _Job) -> None:
+    def give_way_to(self, newer: _Job | _Work) -> None:
         """Stop, unless the request needs just this work."""
-        same = self.volume is newer.volume and self.engine_id == newer.engine_id
-        if not (same and self.hint.serves(newer.request)):
+        if not (
+            isinstance(newer, _Job)
+            and _on_the_same(self, newer)
+            and self.hint.serves(newer.request)
+        ):
             self.monitor.cancel()
+
+
+def _on_the_same(running: _Job | _Ahead, newer: _Job | _Work) -> bool:
+    """Return whether two runs need the same engine on the same volume."""
+    if isinstance(newer, _Work):
+        return False
+    return running.volume is newer.volume and running.engine_id == newer.engine_id
 
 
 class Runner:
@@ -119,8 +171,8 @@ class Runner:
         self._events = RunnerEvents(on_started, on_progress, on_result, on_error, on_idle)
         self._changed = threading.Condition()
         self._calling = threading.RLock()
-        self._waiting: OrderedDict[Hashable, _Job] = OrderedDict()
-        self._running: _Job | _Ahead | None = None
+        self._waiting: OrderedDict[Hashable, _Job | _Work] = OrderedDict()
+        self._running: _Job | _Work | _Ahead | None = None
         self._ahead: _Ahead | None = None
         self._newest: dict[Hashable, int] = {}
         self._generation = 0
@@ -131,7 +183,7 @@ class Runner:
     def busy(self) -> bool:
         """Whether something runs or waits."""
         with self._changed:
-            return isinstance(self._running, _Job) or bool(self._waiting)
+            return isinstance(self._running, _Job | _Work) or bool(self._waiting)
 
     def submit(self, engine_id: str, volume: Volume, request: Request, tag: Hashable = None) -> int:
         """Ask for an answer and return its generation: a number that grows with every request.
@@ -142,22 +194,43 @@ class Runner:
             Whose answer it is (the object's id); a newer request of the same tag takes over.
         """
         with self._changed:
-            if self._closed:
-                raise SessionError("the worker was closed; open the panel again")
-            self._generation += 1
-            number = self._generation
+            number = self._next_number()
             monitors = Monitor(self._reporter(number)), Monitor(self._reporter(number))
-            job = _Job(number, engine_id, volume, request, tag, *monitors)
-            self._newest[tag] = number
-            self._waiting.pop(tag, None)
-            self._waiting[tag] = job
-            self._ahead = None
-            running = self._running
-            if isinstance(running, _Ahead) or (running is not None and running.tag == tag):
-                running.give_way_to(job)
-            self._ensure_thread()
-            self._changed.notify_all()
+            self._queue(_Job(number, engine_id, volume, request, tag, *monitors))
             return number
+
+    def submit_work(self, work: Work, tag: Hashable) -> int:
+        """Ask for other work than an answer to prompts and return its generation.
+
+        Parameters
+        ----------
+        work : callable(Workbench, Monitor)
+            Is called in the worker's thread; what it returns goes to ``on_result``.
+        tag : hashable
+            Newer work of the same tag takes over.
+        """
+        with self._changed:
+            number = self._next_number()
+            self._queue(_Work(number, work, tag, Monitor(self._reporter(number))))
+            return number
+
+    def _next_number(self) -> int:
+        if self._closed:
+            raise SessionError("the worker was closed; open the panel again")
+        self._generation += 1
+        return self._generation
+
+    def _queue(self, job: _Job | _Work) -> None:
+        """Put a job at the end of the queue, in the place of an older one of its tag."""
+        self._newest[job.tag] = job.generation
+        self._waiting.pop(job.tag, None)
+        self._waiting[job.tag] = job
+        self._ahead = None
+        running = self._running
+        if isinstance(running, _Ahead) or (running is not None and running.tag == job.tag):
+            running.give_way_to(job)
+        self._ensure_thread()
+        self._changed.notify_all()
 
     def anticipate(self, engine_id: str, volume: Volume, hint: Hint) -> None:
         """Let an engine work ahead where a prompt is likely, while nothing else is to do.
@@ -166,7 +239,7 @@ class Runner:
         busy; what goes wrong is only logged, the request will say it.
         """
         with self._changed:
-            if self._closed or self._waiting or isinstance(self._running, _Job):
+            if self._closed or self._waiting or isinstance(self._running, _Job | _Work):
                 return
             if isinstance(self._running, _Ahead) and self._running.hint == hint:
                 return
@@ -181,10 +254,13 @@ class Runner:
         with self._changed:
             return not self._closed and generation in self._newest.values()
 
-    def cancel(self, tag: Hashable = None) -> None:
-        """Cancel what runs and waits: of one tag, or of all if ``None``."""
+    def cancel(
+        self, tag: Hashable = None, *, where: Callable[[Hashable], bool] | None = None
+    ) -> None:
+        """Cancel what runs and waits: of one tag, of the tags ``where`` says, or of all."""
         with self._changed:
-            for each in list(self._newest) if tag is None else [tag]:
+            tags = [each for each in self._newest if where is None or where(each)]
+            for each in tags if tag is None else [tag]:
                 self._newest.pop(each, None)
                 self._waiting.pop(each, None)
                 if self._running is not None and self._running.tag == each:
@@ -231,7 +307,7 @@ class Runner:
         bench = Workbench()
         try:
             while self._next():
-                asked = isinstance(self._running, _Job)
+                asked = isinstance(self._running, _Job | _Work)
                 try:
                     self._run(bench)
                 finally:
@@ -266,8 +342,7 @@ class Runner:
         number = job.generation
         self._call(self._events.on_started, number)
         try:
-            bench.prepare(job.engine_id, job.volume, job.prepare)
-            answer = bench.predict(job.engine_id, job.volume, job.request, job.predict)
+            answer = job.answer(bench)
         except Cancelled:
             return
         except OpenMedLabError as error:

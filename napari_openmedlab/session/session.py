@@ -7,7 +7,7 @@ back through :meth:`Session.apply`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +19,8 @@ from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.geometry.labels import LabelPatch, MaskPatch
 from napari_openmedlab.geometry.prompts import PromptSet
 from napari_openmedlab.models.catalogue import get_spec
-from napari_openmedlab.models.contract import Prediction, Request
+from napari_openmedlab.models.contract import Labelling, Prediction, Request
+from napari_openmedlab.session.arrivals import Arrival, arrival_of, arrived, still_holds
 from napari_openmedlab.session.history import (
     EngineRun,
     LabelChange,
@@ -216,6 +217,48 @@ class Session(Ledger):
         after = self._state.with_object(answered).counted(deltas)
         self._commit_answer(target, after, change, run)
         return patch
+
+    def foresee(self, found: Labelling, chosen: Collection[str]) -> Arrival:
+        """Return what it would change to take these structures in; see :meth:`take_in`.
+
+        Only reads, so it may be called in the thread that labelled the scan.
+
+        Parameters
+        ----------
+        found : Labelling
+        chosen : collection of str
+            Names of the structures to take.
+
+        Raises
+        ------
+        SessionError
+            If the labelling reaches beyond the volume, or there is no id left.
+        """
+        if not Box.whole(self.labels.shape).contains(found.box):
+            raise SessionError("the structures reach beyond the labels")
+        return arrival_of(self._map, self.state, self.history.last, self.overlap, found, chosen)
+
+    def take_in(self, arrival: Arrival) -> Arrival:
+        """Make structures objects with names and colours, all in one step of history.
+
+        Locked objects keep their voxels, others as the overlap rule says. A structure whose
+        object the user locked, refined or painted is left out.
+
+        Returns
+        -------
+        Arrival
+            What was done: computed again if something was changed meanwhile.
+        """
+        if not still_holds(arrival, self.state, self.history.last, self.overlap):
+            arrival = self.foresee(arrival.found, arrival.chosen)
+        after = arrived(arrival, self.state)
+        if arrival.change is not None:
+            self._map.place(arrival.change, arrival.boxes)
+        if arrival.change is not None or after.objects != self.state.objects:
+            count = len(arrival.ids)
+            text = f"name {count} structure{'' if count == 1 else 's'}"
+            self._commit(StepKind.OBJECT, text, 0, after, arrival.change)
+        return arrival
 
     def apply_edit(self, patch: LabelPatch) -> LabelPatch:
         """Take in a stroke that was painted into :attr:`labels` by hand.

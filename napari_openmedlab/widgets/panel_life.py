@@ -11,41 +11,43 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtWidgets import QApplication, QWidget
 
-from napari_openmedlab.bridge.sessions import ViewerSessions
-from napari_openmedlab.session.history import Step
 from napari_openmedlab.session.session import Session
-from napari_openmedlab.widgets.worker_bridge import ActivityEntry, WorkerBridge
+from napari_openmedlab.widgets.worker_bridge import ActivityEntry
+from napari_openmedlab.widgets.workplace import Workplace
 
 if TYPE_CHECKING:
+    from napari_openmedlab.bridge.sessions import ViewerSessions
     from napari_openmedlab.widgets.controller import SegmentController
     from napari_openmedlab.widgets.image_chooser import LayerChooser
+    from napari_openmedlab.widgets.worker_bridge import WorkerBridge
 
 __all__ = ["PanelLife"]
 
-_NEVER = object()
-
 
 class PanelLife:
-    """What a Segment panel started and has to stop.
+    """What a panel started and has to stop.
 
     Parameters
     ----------
-    sessions : ViewerSessions
+    workplace : Workplace
+        Shared with the viewer's other panels.
 
     Attributes
     ----------
+    sessions : ViewerSessions
     worker : WorkerBridge
     activity : ActivityEntry
     controller : SegmentController or None
-        Of the session at work.
+        Of the session at work, in the Segment panel.
     """
 
-    def __init__(self, sessions: ViewerSessions) -> None:
-        self.sessions = sessions
-        self.worker = WorkerBridge()
+    def __init__(self, workplace: Workplace) -> None:
+        self.workplace = workplace
+        self.sessions: ViewerSessions = workplace.sessions
+        self.worker: WorkerBridge = workplace.worker
         self.activity = ActivityEntry()
         self.controller: SegmentController | None = None
-        self._saved: dict[Session, Step | None] = {}
+        workplace.join()
         self._chooser: LayerChooser | None = None
         self._on_end: list[Any] = []
         self._started = False
@@ -62,7 +64,7 @@ class PanelLife:
 
     def note_saved(self, session: Session) -> None:
         """Remember that the user saved the session: unchanged since, it needs no recovery."""
-        self._saved[session] = session.history.last
+        self.workplace.note_saved(session)
 
     def at_end(self, command: Any) -> None:
         """Call this when the panel ends, before anything is closed."""
@@ -82,15 +84,9 @@ class PanelLife:
             self.controller.close(remove_layers=remove_layers)
             self.controller = None
         self.activity.end()
-        self.worker.close()
         if self._chooser is not None:
             self._chooser.stop()
-        for session in self.sessions.sessions:
-            autosave = self.sessions.autosave_of(session)
-            if autosave and self._saved.get(session, _NEVER) is session.history.last:
-                autosave.discard()
-        self.sessions.close()
-        self._saved.clear()
+        self.workplace.leave()
         self._on_end.clear()
 
     def _on_destroyed(self, *_: Any) -> None:

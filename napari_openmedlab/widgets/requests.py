@@ -176,7 +176,7 @@ class RequestDesk(QObject):
         self._waiting.clear()
         self._held.clear()
         self._asked.clear()
-        self._worker.cancel()
+        self._worker.cancel(self._session.volume)
 
     def _goes_on(self, object_id: int, request: Request) -> bool:
         """Return whether what runs for an object is work that the new request needs as well."""

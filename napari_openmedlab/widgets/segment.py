@@ -44,6 +44,7 @@ from napari_openmedlab.widgets.sections import (
 )
 from napari_openmedlab.widgets.tools import TOOLS, Tool, guidance, kinds_of
 from napari_openmedlab.widgets.view_buttons import ViewButtons
+from napari_openmedlab.widgets.workplace import Workplace
 
 __all__ = ["SegmentWidget"]
 
@@ -62,7 +63,8 @@ class SegmentWidget(QWidget):
         super().__init__()
         viewer = plain_viewer(viewer)
         self._viewer = viewer
-        self._life = PanelLife(ViewerSessions(viewer))
+        self.workplace = Workplace.of(viewer)
+        self._life = PanelLife(self.workplace)
         self._had_parent = False
         self.controller: SegmentController | None = None
         self._build()
@@ -150,10 +152,25 @@ class SegmentWidget(QWidget):
         self.recovery.restore_asked.connect(self._on_restore)
         self._life.start(self, self._chooser)
         self._life.activity.cancelled.connect(lambda: self._do("cancel"))
+        for signal, slot in self._heard():
+            signal.connect(slot)
+        self._life.at_end(self._stop_hearing)
+
+    def _heard(self) -> tuple[tuple[Any, Any], ...]:
+        """Return what is listened to at the sessions, which may outlive the panel."""
         sessions = self.sessions
-        sessions.notice.connect(self._on_notice)
-        sessions.image_changed.connect(self._on_image_changed)
-        sessions.image_removed.connect(self._on_image_removed)
+        return (
+            (sessions.notice, self._on_notice),
+            (sessions.image_changed, self._on_image_changed),
+            (sessions.image_removed, self._on_image_removed),
+        )
+
+    def _stop_hearing(self) -> None:
+        for signal, slot in self._heard():
+            signal.disconnect(slot, missing_ok=True)
+        session = self.session
+        for signal in () if session is None else _signals_of(session):
+            signal.disconnect(self._schedule, missing_ok=True)
 
     def _do(self, command: str, *values: Any) -> None:
         """Send a command to the controller of the session at work."""

@@ -8,6 +8,7 @@ again while it works.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 from napari.utils.progress import cancelable_progress
@@ -15,7 +16,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_openmedlab.geometry.volume import Volume
 from napari_openmedlab.models.contract import Hint, Progress, Request
-from napari_openmedlab.session.runner import Runner
+from napari_openmedlab.session.runner import Runner, Work
 
 __all__ = ["ActivityEntry", "WorkerBridge"]
 
@@ -30,6 +31,7 @@ class WorkerBridge(QObject):
     started : Signal(int)
     progressed : Signal(int, Progress)
     finished : Signal(int, Prediction)
+        Or what other work returned.
     failed : Signal(int, OpenMedLabError)
     idle : Signal()
         The integer is the generation that :meth:`submit` returned.
@@ -68,9 +70,17 @@ class WorkerBridge(QObject):
         """Whether an answer of this generation is still wanted."""
         return self._runner.is_current(generation)
 
-    def cancel(self) -> None:
-        """Cancel what runs and waits."""
-        self._runner.cancel()
+    def submit_work(self, work: Work, tag: Hashable) -> int:
+        """Ask for other work than an answer to prompts; newer work of its tag takes its place."""
+        return self._runner.submit_work(work, tag)
+
+    def cancel(self, volume: Volume) -> None:
+        """Cancel what runs and waits for the objects of one volume."""
+        self._runner.cancel(where=lambda tag: isinstance(tag, tuple) and tag[0] == id(volume))
+
+    def cancel_work(self, tag: Hashable) -> None:
+        """Cancel other work of this tag."""
+        self._runner.cancel(tag)
 
     def close(self) -> None:
         """Cancel everything; the thread ends at its next step and no signal comes after."""
