@@ -5,24 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from napari_openmedlab.models.contract import Monitor
 from napari_openmedlab.models.device import Placement
+from napari_openmedlab.training.batches import Samples
 from napari_openmedlab.training.events import Control, OnEvent
 from napari_openmedlab.training.settings import LoopSettings
 
-__all__ = ["LoopResult", "Samples", "Task", "run_loop"]
-
-
-class Samples(Protocol):
-    """Where patches come from. Called from a helper thread; must not keep state."""
-
-    def draw(self, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Return a patch (C, z, y, x) and its classes (z, y, x); all chance comes from ``rng``."""
+__all__ = ["LoopResult", "Outside", "Samples", "Task", "run_loop"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +69,15 @@ class LoopResult:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Outside:
+    """Who listens to a run and may stop it."""
+
+    monitor: Monitor
+    control: Control
+    tell: OnEvent
+
+
 def run_loop(
     task: Task,
     settings: LoopSettings,
@@ -93,7 +93,8 @@ def run_loop(
     ----------
     task : Task
     settings : LoopSettings
-        On the CPU the same seed gives the same numbers bit by bit, in one go or in parts.
+        On the CPU the same seed gives the same numbers bit by bit, in one go or in parts (with
+        the same number of threads).
     folder : Path
         An existing folder of the run's own: ``state.safetensors`` (last weights, optimiser,
         iteration), ``best.safetensors`` and ``history.jsonl`` are kept there. Every file is
@@ -120,4 +121,12 @@ def run_loop(
     CheckpointError
         If the state in the folder is damaged or of another run.
     """
-    raise NotImplementedError
+    import torch
+
+    from napari_openmedlab.training.trainer import Trainer
+
+    outside = Outside(monitor or Monitor(), control or Control(), on_event or (lambda _: None))
+    # Chance in the network (dropout) is seeded anew in each iteration; what the program around
+    # drew from stays as it was.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        return Trainer(task, settings, folder, outside).run()

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from napari_openmedlab import __version__
+from napari_openmedlab.errors import ReadError, SettingsError, WriteError
+from napari_openmedlab.io.atomic import sentence
+from napari_openmedlab.models.checkpoints.disk import read_json, write_json
+from napari_openmedlab.models.checkpoints.records import slug
 from napari_openmedlab.models.contract import Monitor
-from napari_openmedlab.models.finetuned import ModelCard
+from napari_openmedlab.models.finetuned import ModelCard, Provenance, write_model
 from napari_openmedlab.training.cases import CasesFound
-from napari_openmedlab.training.events import Control, OnEvent
-from napari_openmedlab.training.plan import Plan
+from napari_openmedlab.training.events import Control, Note, OnEvent
+from napari_openmedlab.training.loop import LoopResult, Task, run_loop
+from napari_openmedlab.training.plan import Plan, make_plan, plan_from_json
+from napari_openmedlab.training.prepared import drop_cases, open_cases, prepare_cases
+from napari_openmedlab.training.run_folder import BEST, HISTORY, RUN, STATE, History, state_facts
 from napari_openmedlab.training.settings import TrainSettings
 
 __all__ = ["Finished", "RunState", "finish", "look", "resume", "train"]
+
+_FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,11 +109,28 @@ def train(
     SettingsError, CheckpointError, EngineError, Cancelled
         As :func:`.plan.make_plan` and :func:`.loop.run_loop`. What was done is on the disk.
     """
-    raise NotImplementedError
+    monitor, tell = monitor or Monitor(), on_event or (lambda _: None)
+    if (folder / RUN).exists():
+        raise WriteError(
+            f"there is a run in {folder} already: go on with it, or choose another folder", folder
+        )
+    plan = make_plan(found, settings)
+    for note in plan.notes:
+        tell(Note(note))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(sentence(error, folder.parent), folder) from error
+    by_name = {checked.case.name: checked for checked in found.cases}
+    ordered = [by_name[name] for name in (*plan.train, *plan.held_out)]
+    prepare_cases(ordered, plan.preprocessing, plan.classes, folder, monitor)
+    _write_run(folder, plan, finished=False)
+    return _go(folder, plan, monitor, control, tell)
 
 
 def resume(
     folder: Path,
+    changes: Mapping[str, Any] | None = None,
     *,
     monitor: Monitor | None = None,
     control: Control | None = None,
@@ -110,14 +138,33 @@ def resume(
 ) -> Finished:
     """Go on with the run in a folder; the scans are not needed again.
 
+    Parameters
+    ----------
+    folder : Path
+    changes : mapping, optional
+        Other values of ``iterations``, ``learning_rate``, ``device``, ``precision`` or
+        ``accumulation``, from now on: a smaller rate after a loss that went astray, say.
+    monitor, control, on_event
+        As for :func:`train`.
+
     Raises
     ------
     ReadError
         If there is no run in the folder.
+    SettingsError
+        For a change that can't be.
     CheckpointError, EngineError, WriteError, Cancelled
         As :func:`train`.
     """
-    raise NotImplementedError
+    monitor, tell = monitor or Monitor(), on_event or (lambda _: None)
+    plan, finished = _read_run(folder)
+    if finished:
+        tell(Note("The run was finished already; its model is written anew."))
+        return finish(folder)
+    if changes:
+        plan = replace(plan, loop=_changed(plan, changes))
+        _write_run(folder, plan, finished=False)
+    return _go(folder, plan, monitor, control, tell)
 
 
 def finish(folder: Path, which: Literal["best", "last"] = "best") -> Finished:
@@ -128,9 +175,159 @@ def finish(folder: Path, which: Literal["best", "last"] = "best") -> Finished:
     ReadError
         If there is no run in the folder, or it has no state yet.
     """
-    raise NotImplementedError
+    from napari_openmedlab.training.state import read_state, weights_of
+    from napari_openmedlab.training.transfer import fresh_network
+
+    plan, _ = _read_run(folder)
+    path = folder / BEST
+    if which == "last" or not path.exists():
+        path = folder / STATE
+    facts = state_facts(path)
+    if not facts.get("iteration"):
+        raise ReadError(f"nothing has been learnt yet in {folder}", folder)
+    tensors, facts = read_state(path)
+    network = fresh_network(plan.network, plan.variant, plan.loop.seed)
+    network.load_state_dict(weights_of(tensors))
+    iteration = int(facts["iteration"])
+    dice = dict(facts["dice"]) if facts["best_iteration"] == iteration else {}
+    return _model(folder, plan, network, (iteration, dice, float(facts["seconds"]), ()))
 
 
 def look(folder: Path) -> RunState | None:
     """Return what lies in a run's folder; ``None`` if there is no run. Loads no torch."""
-    raise NotImplementedError
+    if not (folder / RUN).exists():
+        return None
+    plan, finished = _read_run(folder)
+    losses: list[tuple[int, float]] = []
+    dice: list[tuple[int, Mapping[str, float]]] = []
+    for entry in History(folder / HISTORY).entries():
+        if isinstance(entry.get("loss"), float):
+            losses.append((entry["iteration"], entry["loss"]))
+        elif isinstance(entry.get("dice"), dict):
+            known = {k: v for k, v in entry["dice"].items() if isinstance(v, float)}
+            dice.append((entry["iteration"], known))
+    done = int(state_facts(folder / STATE).get("iteration", 0))
+    return RunState(plan, done, tuple(losses), tuple(dice), finished)
+
+
+def _go(
+    folder: Path, plan: Plan, monitor: Monitor, control: Control | None, tell: OnEvent
+) -> Finished:
+    """Train from the start, or from the state on the disk, to the finished model."""
+    task = _task(folder, plan, tell)
+    result = run_loop(task, plan.loop, folder, monitor=monitor, control=control, on_event=tell)
+    told = (result.chosen, dict(result.dice), result.seconds, _notes(result, plan))
+    done = _model(folder, plan, task.network, told)
+    _write_run(folder, plan, finished=True)
+    drop_cases(folder)
+    return done
+
+
+def _task(folder: Path, plan: Plan, tell: OnEvent) -> Task:
+    from napari_openmedlab.training.sampling import Patches
+    from napari_openmedlab.training.transfer import fresh_network, take_over
+    from napari_openmedlab.training.validation import HeldOut
+
+    network = fresh_network(plan.network, plan.variant, plan.loop.seed)
+    network.deep_supervision = True
+    kept = plan.kept
+    if plan.init and not (folder / STATE).exists():
+        from napari_openmedlab.models.checkpoints.store import ModelStore
+
+        start = take_over(
+            network, plan.network, ModelStore().load(plan.init).state_dict(), plan.init
+        )
+        tell(Note(f"Started from '{plan.init}': {start}."))
+        kept = start.kept
+        _write_run(folder, replace(plan, kept=kept), finished=False)
+    cases = open_cases(folder)
+    train, held_out = cases[: len(plan.train)], cases[len(plan.train) :]
+    patches = Patches(train, plan.preprocessing.patch, plan.foreground, plan.flips, plan.contrast)
+    measure = HeldOut(held_out, plan.preprocessing, plan.classes) if held_out else None
+    return Task(network, patches, frozenset(kept), measure, _facts(plan))
+
+
+def _facts(plan: Plan) -> dict[str, Any]:
+    """Return what a state must agree with to be gone on from."""
+    return {
+        "network": plan.network,
+        "variant": plan.variant,
+        "classes": {each.name: each.value for each in plan.classes},
+        "cases": [*plan.train, "|", *plan.held_out],
+        "seed": plan.loop.seed,
+    }
+
+
+def _notes(result: LoopResult, plan: Plan) -> tuple[str, ...]:
+    chosen = (
+        f"The weights of iteration {result.chosen} did best on the held-out cases."
+        if result.dice
+        else f"The weights are those of the last iteration, {result.chosen}; nothing was held out."
+    )
+    return (*plan.notes, *result.notes, chosen)
+
+
+def _model(
+    folder: Path,
+    plan: Plan,
+    network: Any,
+    told: tuple[int, dict[str, float], float, tuple[str, ...]],
+) -> Finished:
+    """Write weights and card; return the finished model."""
+    import torch
+
+    iteration, dice, seconds, notes = told
+    provenance = Provenance(
+        cases=len(plan.train),
+        held_out=len(plan.held_out),
+        init=plan.init,
+        init_sha256=plan.init_sha256,
+        iterations=iteration,
+        seed=plan.loop.seed,
+        held_out_dice=dice,
+        finished=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
+        versions={"napari-openmedlab": __version__, "torch": torch.__version__},
+        settings=_for_the_record(plan),
+    )
+    card = replace(plan.card(), provenance=provenance)
+    path = folder / f"{slug(plan.title)}.safetensors"
+    if path.name in (STATE, BEST):
+        path = folder / f"model-{path.name}"
+    write_model(path, network.state_dict(), card)
+    return Finished(path, card, dice, iteration, seconds, notes)
+
+
+def _for_the_record(plan: Plan) -> dict[str, Any]:
+    found = plan.as_json()
+    loop = {k: v for k, v in found["loop"].items() if k not in ("save_every", "save_seconds")}
+    return {**loop, **{k: found[k] for k in ("foreground", "flips", "contrast")}}
+
+
+def _changed(plan: Plan, changes: Mapping[str, Any]) -> Any:
+    allowed = ("iterations", "learning_rate", "device", "precision", "accumulation")
+    unknown = sorted(set(changes) - set(allowed))
+    if unknown:
+        raise SettingsError(
+            f"{', '.join(unknown)} can't be changed in a run that has begun; {', '.join(allowed)} "
+            "can"
+        )
+    loop = plan.loop
+    wanted = dict(changes)
+    if "learning_rate" in wanted:
+        share = loop.trunk_rate / loop.learning_rate
+        wanted["trunk_rate"] = wanted["learning_rate"] * share
+    return replace(loop, **wanted)
+
+
+def _write_run(folder: Path, plan: Plan, *, finished: bool) -> None:
+    write_json(folder / RUN, {"format": _FORMAT, "finished": finished, "plan": plan.as_json()})
+
+
+def _read_run(folder: Path) -> tuple[Plan, bool]:
+    path = folder / RUN
+    if not path.exists():
+        raise ReadError(f"there is no training run in {folder}", folder)
+    found = read_json(path)
+    if found.get("format") != _FORMAT or not isinstance(found.get("plan"), dict):
+        raise ReadError(f"{path} was written by a newer version, or is no training run", path)
+    return plan_from_json(found["plan"]), bool(found.get("finished"))

@@ -45,6 +45,8 @@ class LoopSettings:
         Iterations.
     save_seconds : float
         The state is written at least this often too.
+    patience : int
+        Iterations without gain on held-out cases after which a run ends; 0: never.
     seed : int
     device : str
         As for :func:`napari_openmedlab.models.device.choose`.
@@ -63,6 +65,7 @@ class LoopSettings:
     validate_every: int = 250
     save_every: int = 250
     save_seconds: float = 120.0
+    patience: int = 0
     seed: int = 1
     device: str = AUTO
     precision: str = AUTO
@@ -91,8 +94,9 @@ class TrainSettings:
     network : {"fmunet", "pct-net"}
     init : str
         Name in the model store of pre-trained weights to start from; empty: from scratch.
-    size : {"auto", "published", "small"}
-        Channels of a network from scratch. Auto: published on a graphics card, small on the CPU.
+    size : "auto", "published", "small" or tuple of 5 int
+        Channels of a network from scratch, full resolution first. Auto: published on a graphics
+        card, small on the CPU.
     resolution_mode : {None, 0, 1, 2}
         0: near-isotropic voxels; 1, 2: the first (two) levels work slice by slice. None: as the
         pre-trained weights, or by the voxels.
@@ -133,7 +137,7 @@ class TrainSettings:
     name: str = "my model"
     network: str = "fmunet"
     init: str = ""
-    size: Literal["auto", "published", "small"] = "auto"
+    size: Literal["auto", "published", "small"] | tuple[int, ...] = "auto"
     resolution_mode: int | None = None
     patch: Index3 | None = None
     spacing: Literal["auto", "keep"] | tuple[float, float, float] = "auto"
@@ -185,7 +189,7 @@ def _wrong(chosen: TrainSettings) -> str:
         return "the model needs a name"
     choices: dict[str, tuple[Any, ...]] = {
         "network": NETWORKS,
-        "size": (AUTO, "published", "small"),
+        "size": (AUTO, "published", "small", chosen.size if _five(chosen.size) else AUTO),
         "resolution_mode": (None, 0, 1, 2),
         "intensity": (AUTO, "ct", "z-score"),
     }
@@ -198,6 +202,10 @@ def _wrong(chosen: TrainSettings) -> str:
         if getattr(chosen, name) < 0:
             return f"{name.replace('_', ' ')} is 0 (auto) or more, got {getattr(chosen, name)}"
     return _wrong_values(chosen)
+
+
+def _five(size: Any) -> bool:
+    return isinstance(size, tuple) and len(size) == 5 and all(isinstance(n, int) for n in size)
 
 
 def _wrong_values(chosen: TrainSettings) -> str:

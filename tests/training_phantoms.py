@@ -1,0 +1,60 @@
+"""Small labelled volumes and tiny networks for tests of training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from napari_openmedlab.geometry.volume import Geometry, Volume
+from napari_openmedlab.training.cases import Case, CasesFound, check_cases
+from napari_openmedlab.training.settings import TrainSettings
+
+TINY = (2, 4, 4, 4, 4)
+NAMES = {1: "ball", 2: "block"}
+
+
+def scan(seed: int, shape: tuple[int, int, int] = (36, 40, 44)) -> tuple[Volume, np.ndarray]:
+    """Return noise with a bright ball and a dark block at places of their own."""
+    rng = np.random.default_rng(seed)
+    z, y, x = np.indices(shape)
+    centre = [int(rng.integers(10, n - 9)) for n in shape]
+    labels = np.zeros(shape, dtype=np.uint8)
+    start = [int(rng.integers(2, n - 10)) for n in shape]
+    labels[tuple(slice(a, a + 9) for a in start)] = 2
+    labels[(z - centre[0]) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2 <= 49] = 1
+    image = rng.normal(100, 10, shape).astype(np.float32)
+    image[labels == 1] += 80
+    image[labels == 2] -= 80
+    geometry = Geometry.from_spacing(shape, (1.5, 1.0, 1.0))
+    return Volume(image, geometry, name=f"scan {seed}", modality="MR"), labels
+
+
+def case(number: int, **changes: Any) -> Case:
+    """Return a case made in memory."""
+    volume, labels = scan(number)
+    return Case(
+        **{"name": f"case {number}", "image": volume, "labels": labels, "names": NAMES} | changes
+    )
+
+
+def cases(count: int) -> CasesFound:
+    """Return checked cases."""
+    return check_cases([case(number) for number in range(count)])
+
+
+def tiny(**changes: Any) -> TrainSettings:
+    """Return settings of a run of seconds."""
+    return TrainSettings(
+        **{
+            "name": "Ball and block",
+            "size": TINY,
+            "patch": (32, 32, 32),
+            "resolution_mode": 0,
+            "iterations": 6,
+            "batch": 2,
+            "validate_every": 3,
+            "device": "cpu",
+        }
+        | changes
+    )
