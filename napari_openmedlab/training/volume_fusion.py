@@ -199,7 +199,10 @@ def brightness_curve(patch: NDArray[np.float32], gamma: float) -> NDArray[np.flo
     # In float64, since float32 powers differ between processors.
     exponent = np.float64(np.float32(gamma))
     share = ((patch - least) / (most - least)).astype(np.float64)
-    return np.asarray(share**exponent, dtype=np.float32) * (most - least) + least
+    out: NDArray[np.float32] = np.asarray(share**exponent, dtype=np.float32)
+    out *= most - least
+    out += least
+    return out
 
 
 def _cut(volume: NDArray[np.float32], crop: Crop, chance: Random) -> NDArray[np.float32]:
