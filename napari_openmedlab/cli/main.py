@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from napari_openmedlab import __version__
-from napari_openmedlab.cli import demo, files, models, organs, segment, sessions
+from napari_openmedlab.cli import cohort, demo, files, localize, models, organs, segment, sessions
 from napari_openmedlab.errors import (
     Cancelled,
     CheckpointError,
@@ -40,6 +40,8 @@ app = typer.Typer(
 )
 app.command("segment")(segment.segment)
 app.command("organs")(organs.organs)
+app.command("localize")(localize.localize)
+app.command("cohort")(cohort.cohort)
 app.command("info")(files.info)
 app.command("convert")(files.convert)
 app.command("evaluate")(files.evaluate)

@@ -26,7 +26,7 @@ from napari_openmedlab.session.workbench import Workbench
 
 __all__ = ["Parcel", "deliveries"]
 
-_POLL = 0.5  # seconds between two looks at finished cases, and at a cancel
+_POLL = 0.1  # seconds between two looks at finished cases, and at a cancel
 _PATIENCE = 30.0  # seconds to wait for the scheduler and for its first worker
 _AHEAD = 2  # cases handed out per thread of a worker, so that none waits
 _ATTRIBUTE = "openmedlab_cohort"  # of the worker that keeps our loaded engines
@@ -120,12 +120,11 @@ class _Handing:
         return True
 
     def _finished(self) -> list[Any]:
-        if not self._out:
-            return []
-        try:
-            return list(_dask().wait(list(self._out), _POLL, "FIRST_COMPLETED").done)
-        except TimeoutError:
-            return []
+        """Return what came back since the last look; waits a moment if nothing did."""
+        done = [future for future in self._out if future.done()]
+        if not done and self._out:
+            time.sleep(_POLL)
+        return done
 
     def _delivery(self, future: Any) -> Delivery:
         task = self._out.pop(future)

@@ -150,8 +150,8 @@ class _Run:
             with contextlib.suppress(WriteError):
                 write_tables(self._results, self._job)
             raise WriteError(
-                f"{error}. {self.summary.done} cases were finished in this run and stay; run it "
-                "again to go on",
+                f"{error}. What is finished stays ({self.summary.done} in this run): run it again "
+                "to go on",
                 error.path,
             ) from error
         except BaseException:
