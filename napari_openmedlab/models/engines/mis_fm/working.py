@@ -110,9 +110,12 @@ def work_on(volume: Volume, region: Box, prepared: Preprocessing, monitor: Monit
         )
     monitor.step(0, 0, "preparing the scan")
     seen = _seen(volume, region, prepared)
-    plan = grid_plan(volume.geometry, prepared.spacing, seen)
-    values = volume.crop(seen) if plan is None else plan.apply(volume)
-    data = scaling.apply(values)
+    # Scaled first, then resampled, as in training; a voxel more on each side to sample from.
+    around = seen.grow(1).clip(volume.geometry.shape)
+    part = Volume(scaling.apply(volume.crop(around)), volume.geometry.crop(around))
+    cut = seen.relative_to(around)
+    plan = grid_plan(part.geometry, prepared.spacing, cut)
+    data = part.array[cut.slices] if plan is None else plan.apply(part)
     z, y, x = data.shape
     pads = padding(data.shape, prepared.patch)
     if any(map(any, pads)):
