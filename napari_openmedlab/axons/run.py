@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from napari_openmedlab.axons.plan import IN_FLIGHT, Block, Plan
-from napari_openmedlab.axons.scoring import BlockWork
+from napari_openmedlab.axons.scoring import BlockWork, Within
 from napari_openmedlab.axons.store import Results, RunFolder
-from napari_openmedlab.errors import WriteError
+from napari_openmedlab.errors import Cancelled, WriteError
 from napari_openmedlab.models.blocks import BlockEngine
 from napari_openmedlab.models.contract import Monitor
 
-__all__ = ["check_disk", "execute", "time_left"]
+__all__ = ["check_disk", "execute", "time_left", "time_text"]
 
 _POLL = 0.1  # seconds between looks at a stop
 _Item = tuple[Block, Any, float]
@@ -76,20 +76,28 @@ def check_disk(plan: Plan, folder: Path, part: float = 1.0) -> None:
         )
 
 
+def time_text(seconds: float) -> str:
+    """Return a duration for people.
+
+    Examples
+    --------
+    >>> time_text(200.0)
+    '3 min'
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def time_left(done: int, total: int, seconds: float) -> str:
-    """Return a phrase such as ``"2 min left"``.
+    """Return a phrase such as ``"3 min left"``; ``""`` before the first block is done.
 
     Examples
     --------
     >>> time_left(2, 8, 60.0)
     '3 min left'
     """
-    if done <= 0:
-        return ""
-    left = seconds / done * (total - done)
-    if left < 90:
-        return f"{left:.0f} s left"
-    return f"{left / 60:.0f} min left" if left < 5400 else f"{left / 3600:.1f} h left"
+    return f"{time_text(seconds / done * (total - done))} left" if done > 0 else ""
 
 
 class _Pipeline:
@@ -115,22 +123,25 @@ class _Pipeline:
                 item = self._next()
                 if item is None:
                     break
-                self._put(self._write, self._computed(*item))
+                within = Within(self._monitor, before + number, total, text)
+                self._put(self._write, self._computed(item, within))
                 self._raise_failure()
         self._raise_failure()
         self._monitor.step(total, total, "blocks done")
 
-    def _computed(self, block: Block, voxels: Any, seconds: float) -> _Item:
+    def _computed(self, item: _Item, monitor: Monitor) -> _Item:
+        block, voxels, seconds = item
         began = time.perf_counter()
         score = None
         if voxels is not None:
-            score = self._work.stored(self._work.score(block, voxels, self._monitor))
+            score = self._work.stored(self._work.score(block, voxels, monitor))
         return block, score, seconds + time.perf_counter() - began
 
     def _next(self) -> _Item | None:
         while True:
             self._raise_failure()
-            self._monitor.step()
+            if self._monitor.cancelled:
+                raise Cancelled("cancelled; finished blocks are kept")
             try:
                 item = self._read.get(timeout=_POLL)
             except queue.Empty:

@@ -14,9 +14,31 @@ from napari_openmedlab.errors import EngineError
 from napari_openmedlab.models.blocks import BlockContext, BlockEngine
 from napari_openmedlab.models.contract import Monitor
 
-__all__ = ["BlockWork", "Voxels"]
+__all__ = ["BlockWork", "Voxels", "Within"]
 
 Voxels = tuple[NDArray[np.generic], BlockContext]
+
+
+class Within(Monitor):
+    """What an engine reports of a block, as part of the whole run: the count stays the run's."""
+
+    def __init__(self, outer: Monitor, done: int, total: int, text: str) -> None:
+        super().__init__()
+        self._outer, self._done, self._total, self._text = outer, done, total, text
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run was cancelled."""
+        return self._outer.cancelled
+
+    def cancel(self) -> None:
+        """Cancel the run."""
+        self._outer.cancel()
+
+    def step(self, done: int = 0, total: int = 0, text: str = "") -> None:
+        """Report the run's own count; raise after a cancel."""
+        words = f"{self._text}: {text}" if text else self._text
+        self._outer.step(self._done, self._total, words)
 
 
 class BlockWork:

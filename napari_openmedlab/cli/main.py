@@ -13,7 +13,17 @@ from typing import Annotated
 import typer
 
 from napari_openmedlab import __version__
-from napari_openmedlab.cli import cohort, demo, files, localize, models, organs, segment, sessions
+from napari_openmedlab.cli import (
+    axons,
+    cohort,
+    demo,
+    files,
+    localize,
+    models,
+    organs,
+    segment,
+    sessions,
+)
 from napari_openmedlab.errors import (
     Cancelled,
     CheckpointError,
@@ -49,6 +59,7 @@ app.command("replay")(sessions.replay)
 app.command("engines")(segment.engines)
 app.command("demo")(demo.demo)
 app.add_typer(models.app, name="models")
+app.add_typer(axons.app, name="axons")
 
 
 def _print_version(wanted: bool) -> None:
