@@ -7,27 +7,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from napari_openmedlab.cohort.settings import Settings
-from napari_openmedlab.geometry.volume import Volume
+from napari_openmedlab.errors import CheckpointError
 from napari_openmedlab.models.localisation import Template
 
-__all__ = ["case_signature", "checkpoint_of", "content_of", "job_signature", "short_hash"]
+__all__ = ["case_signature", "checkpoint_of", "job_signature", "short_hash"]
 
 _VERSION = 1  # raise when the same settings give other masks
-
-
-def content_of(volume: Volume) -> str:
-    """Return a hash of a scan's voxels and grid; lazy arrays are read slab by slab."""
-    digest = hashlib.blake2b(digest_size=20)
-    grid = volume.geometry
-    head = (str(volume.array.dtype), grid.shape, grid.affine.tolist(), grid.unit, grid.frame)
-    digest.update(json.dumps(head).encode())
-    for number in range(grid.shape[0]):
-        plane = np.asarray(volume.array[number])
-        digest.update(np.ascontiguousarray(plane).data)
-    return digest.hexdigest()
 
 
 def checkpoint_of(engine: str, options: Mapping[str, Any]) -> str:
@@ -52,8 +38,6 @@ def checkpoint_of(engine: str, options: Mapping[str, Any]) -> str:
         return store.get(wanted).sha256
     fitting = [record for network in spec.networks for record in store.models_of(network)]
     if not fitting:
-        from napari_openmedlab.errors import CheckpointError
-
         raise CheckpointError(
             f"{spec.title} has no weights here yet. Open Plugins > OpenMedLab > Models, or run "
             "'openmedlab models list', to download or import them",
@@ -82,7 +66,7 @@ def case_signature(job: str, content: str, walls: Mapping[str, Any] | None = Non
     job : str
         Of :func:`job_signature`.
     content : str
-        Of :func:`content_of`.
+        Of :func:`.library_images.content_of`.
     walls : mapping, optional
         Walls set by hand, by structure.
     """

@@ -16,9 +16,10 @@ from napari_openmedlab.cohort.handing_over import (
     prompts_for,
     with_locked_walls,
 )
+from napari_openmedlab.cohort.library_images import content_of
 from napari_openmedlab.cohort.records import CaseRecord, StructureRecord
 from napari_openmedlab.cohort.settings import Settings
-from napari_openmedlab.cohort.signatures import case_signature, content_of
+from napari_openmedlab.cohort.signatures import case_signature
 from napari_openmedlab.cohort.sub_patches import assembled, slabs_of
 from napari_openmedlab.errors import Cancelled, EngineError, OpenMedLabError
 from napari_openmedlab.evaluation.metrics import volume_of
@@ -159,13 +160,19 @@ def _worked(
     ]
     record = replace(
         record,
-        notes=(*volume.notes, *answer.notes),
+        notes=(*volume.notes, *_own_template(content, templates), *answer.notes),
         localizer=plain_values(answer.provenance),
         structures=tuple(_row(each, task.structures) for each in found),
     )
     if not task.settings.engine:
         return Outcome(record)
     return _segmented(record, found, volume, task.settings, (bench, monitor))
+
+
+def _own_template(content: str, templates: Sequence[Template]) -> tuple[str, ...]:
+    """Return a note if the scan is a template: its boxes say nothing about other scans."""
+    same = [each.id for each in templates if each.content == content]
+    return (f"this scan is template {same[0]} itself",) if same else ()
 
 
 def locate(
