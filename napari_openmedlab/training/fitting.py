@@ -123,7 +123,7 @@ def choose_patch(
     """
     mode = int(variant["resolution_mode"])
     unit = (2 ** (4 - mode), 16, 16)
-    least = (2 * unit[0], 32, 32)
+    least = (unit[0], 32, 32)  # more than one voxel at the bottom
     windowed = settings.network == "pct-net"
     edge = int(variant.get("windows", [_WINDOW])[-1])
     if windowed and started:
