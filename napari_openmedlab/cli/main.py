@@ -18,6 +18,7 @@ from napari_openmedlab.cli import (
     cohort,
     demo,
     files,
+    finetune,
     localize,
     models,
     organs,
@@ -50,6 +51,7 @@ app = typer.Typer(
 )
 app.command("segment")(segment.segment)
 app.command("organs")(organs.organs)
+app.command("finetune")(finetune.finetune)
 app.command("localize")(localize.localize)
 app.command("cohort")(cohort.cohort)
 app.command("info")(files.info)
