@@ -228,10 +228,6 @@ def test_medsam_as_published(vit_b, full_golden):
     both, _ = vit_b.decode(torch.cat([embedding.flip(-1), embedding]), boxes=box)
     assert largest_difference(both[1:], masks) < 1e-4
 
-    with torch.autocast("cpu", torch.bfloat16):
-        half, _ = vit_b(pixels, boxes=box)
-    assert largest_difference(half, masks) < 0.1 * float(masks.std())
-
 
 @pytest.mark.slow
 def test_sam_as_published(vit_b, full_golden):
