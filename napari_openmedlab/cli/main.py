@@ -22,6 +22,7 @@ from napari_openmedlab.cli import (
     localize,
     models,
     organs,
+    pretrain,
     segment,
     sessions,
 )
@@ -52,6 +53,7 @@ app = typer.Typer(
 app.command("segment")(segment.segment)
 app.command("organs")(organs.organs)
 app.command("finetune")(finetune.finetune)
+app.command("pretrain")(pretrain.pretrain)
 app.command("localize")(localize.localize)
 app.command("cohort")(cohort.cohort)
 app.command("info")(files.info)
