@@ -122,6 +122,8 @@ class CaseRecord:
         Why it failed, for the user.
     signature : str
         What the result stands for; see :mod:`.signatures`.
+    job : str
+        The part of it that all cases of the run share.
     content, stamp : str
         Hash of the scan, and of its files' names, sizes and times.
     geometry : Geometry or None
@@ -142,6 +144,7 @@ class CaseRecord:
     series: str | None = None
     reason: str = ""
     signature: str = ""
+    job: str = ""
     content: str = ""
     stamp: str = ""
     geometry: Geometry | None = None

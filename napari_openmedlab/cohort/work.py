@@ -149,7 +149,7 @@ def _worked(
     signature = case_signature(task.job, content, task.walls)
     record = CaseRecord(
         task.case.id, task.title, "done", task.case.series,
-        signature=signature, content=content, stamp=stamp, geometry=volume.geometry,
+        signature=signature, job=task.job, content=content, stamp=stamp, geometry=volume.geometry,
     )  # fmt: skip
     if signature == task.known:
         return Outcome(record, unchanged=True)
