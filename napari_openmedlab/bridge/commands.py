@@ -13,6 +13,7 @@ __all__ = [
     "open_export_panel",
     "open_image",
     "open_models_panel",
+    "open_organs_panel",
     "open_segment_panel",
     "prefer_our_reader",
 ]
@@ -31,6 +32,11 @@ def open_export_panel(viewer: napari.viewer.Viewer) -> None:
 def open_models_panel(viewer: napari.viewer.Viewer) -> None:
     """Open the Models panel in this viewer, or bring it to the front."""
     _show(viewer, "Models")
+
+
+def open_organs_panel(viewer: napari.viewer.Viewer) -> None:
+    """Open the Organs panel in this viewer, or bring it to the front."""
+    _show(viewer, "Organs")
 
 
 def _show(viewer: Any, panel: str) -> None:

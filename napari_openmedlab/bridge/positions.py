@@ -14,9 +14,18 @@ from napari.layers import Layer
 from numpy.typing import ArrayLike, NDArray
 
 from napari_openmedlab.bridge.viewer import unit_factors
+from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.geometry.volume import Geometry
 
-__all__ = ["data_points", "index_at", "jump_to", "point_at", "position_of", "volume_points"]
+__all__ = [
+    "data_points",
+    "index_at",
+    "jump_to",
+    "point_at",
+    "position_of",
+    "visible_box",
+    "volume_points",
+]
 
 
 def index_at(layer: Layer, position: ArrayLike) -> NDArray[np.float64]:
@@ -71,3 +80,33 @@ def jump_to(viewer: Any, layer: Layer, index: Sequence[float]) -> None:
     if min(shown) >= 0:
         centre[-len(shown) :] = position[shown]
         viewer.scene.camera.center = tuple(centre)
+
+
+def visible_box(viewer: Any, layer: Layer, shape: tuple[int, int, int]) -> Box:
+    """Return the part of a volume that the view shows: its rectangle, through all slices.
+
+    In 3D, all of it. Empty if the layer is out of sight.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    layer : Layer
+        The image layer, 2D or 3D.
+    shape : tuple of int
+        Of the volume (z, y, x).
+    """
+    whole = Box.whole(shape)
+    if viewer.dims.ndisplay != 2:
+        return whole
+    start, stop = list(whole.start), list(whole.stop)
+    corners = np.asarray(layer.corner_pixels, dtype=np.float64)
+    if layer.multiscale:
+        corners = corners * np.asarray(layer.downsample_factors[layer.data_level])
+    first = viewer.dims.ndim - layer.ndim
+    for shown in viewer.dims.displayed:
+        if shown >= first:
+            axis = shown - first + 3 - layer.ndim
+            low, high = sorted(corners[:, shown - first])
+            start[axis] = int(np.floor(max(low, 0)))
+            stop[axis] = max(start[axis], int(np.ceil(min(high + 1, shape[axis]))))
+    return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2])).intersection(whole)

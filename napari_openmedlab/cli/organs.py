@@ -110,6 +110,7 @@ def organs(  # noqa: PLR0913  (a command has one parameter per option)
     from napari_openmedlab.cli.progress import working
     from napari_openmedlab.cli.segment import check_target
     from napari_openmedlab.io.api import read
+    from napari_openmedlab.models.organ_table import write_csv
 
     options = _checked(
         checkpoint=checkpoint,
@@ -135,7 +136,7 @@ def organs(  # noqa: PLR0913  (a command has one parameter per option)
         raise SessionError(f"no structure was found, so {out} was not written")
     written = list(_write(out, volume, found, one_file_per_organ=one_file_per_organ))
     if table is not None:
-        written.append(_write_table(table, rows))
+        written.append(write_csv(table, rows))
     _show(volume, found, rows, written)
 
 
@@ -226,16 +227,6 @@ def _write(
             provenance=dict(found.provenance),
             one_file_per_object=one_file_per_organ,
         )
-
-
-def _write_table(path: Path, rows: tuple[OrganRow, ...]) -> Path:
-    from napari_openmedlab.io.atomic import resolved_target, staging
-    from napari_openmedlab.models.organ_table import to_csv
-
-    target = resolved_target(path)
-    with staging(target.parent) as folder:
-        (folder / target.name).write_text(to_csv(rows), encoding="utf-8")
-    return target
 
 
 def _show(volume: Volume, found: Labelling, rows: tuple[OrganRow, ...], files: list[Path]) -> None:

@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 from napari_openmedlab.errors import GeometryError
 from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.geometry.volume import Volume
+from napari_openmedlab.io.atomic import resolved_target, staging
+from napari_openmedlab.models.contract import Monitor
 from napari_openmedlab.models.organs import MIDLINE, partner, side_of, title_of
 
-__all__ = ["COLUMNS", "OrganRow", "measure", "to_csv"]
+__all__ = ["COLUMNS", "OrganRow", "measure", "to_csv", "write_csv"]
 
 COLUMNS = (
     "label", "name", "voxels", "volume_ml", "mean", "first_slice", "last_slice",
@@ -75,7 +78,13 @@ class OrganRow:
 
 
 def measure(
-    volume: Volume, labels: NDArray[Any], names: Mapping[int, str], box: Box | None = None
+    volume: Volume,
+    labels: NDArray[Any],
+    names: Mapping[int, str],
+    box: Box | None = None,
+    *,
+    around: Sequence[OrganRow] = (),
+    monitor: Monitor | None = None,
 ) -> tuple[OrganRow, ...]:
     """Return a row for each name, in the order of the values.
 
@@ -87,6 +96,10 @@ def measure(
         Values to look for; others are left out.
     box : Box, optional
         Where the labels lie in the volume; by default everywhere.
+    around : sequence of OrganRow
+        Rows known of other structures, to compare left with right.
+    monitor : Monitor, optional
+        A cancel acts at the next plane.
 
     Raises
     ------
@@ -96,9 +109,9 @@ def measure(
     box = Box.whole(volume.geometry.shape) if box is None else box
     if labels.shape != box.shape or not Box.whole(volume.geometry.shape).contains(box):
         raise GeometryError(f"labels of shape {labels.shape} don't fit {box} of '{volume.name}'")
-    sums = _Sums.of(volume, labels, box, max(names, default=0) + 1)
+    sums = _Sums.of(volume, labels, box, max(names, default=0) + 1, monitor or Monitor())
     found = [_row(volume, sums, value, name, box) for value, name in sorted(names.items())]
-    return _sides_checked(volume, sums, box, found)
+    return _sides_checked(volume, sums, box, found, around)
 
 
 def to_csv(rows: Sequence[OrganRow]) -> str:
@@ -117,6 +130,20 @@ def to_csv(rows: Sequence[OrganRow]) -> str:
     return out.getvalue()
 
 
+def write_csv(path: Path, rows: Sequence[OrganRow]) -> Path:
+    """Write the rows as a CSV file, whole or not at all, and return where it lies.
+
+    Raises
+    ------
+    WriteError
+        If the folder can't be written to or the disk is full.
+    """
+    target = resolved_target(path)
+    with staging(target.parent) as folder:
+        (folder / target.name).write_text(to_csv(rows), encoding="utf-8")
+    return target
+
+
 @dataclass(frozen=True, eq=False)
 class _Sums:
     """Counts by value: along each axis of the labels, and the scan's values added up."""
@@ -125,13 +152,16 @@ class _Sums:
     values: NDArray[np.float64]
 
     @classmethod
-    def of(cls, volume: Volume, labels: NDArray[Any], box: Box, values: int) -> _Sums:
+    def of(
+        cls, volume: Volume, labels: NDArray[Any], box: Box, values: int, monitor: Monitor
+    ) -> _Sums:
         """Go once through labels and scan, plane by plane."""
         depth, height, width = box.shape
         along = tuple(np.zeros((values, n), dtype=np.int64) for n in box.shape)
         added = np.zeros(values)
         lines, columns = np.arange(height)[:, None], np.arange(width)
         for number in range(depth):
+            monitor.step(number, depth, "measuring")
             plane = np.asarray(labels[number])
             plane = np.where(plane < values, plane, 0).astype(np.int64)
             found = np.bincount(plane.ravel(), minlength=values)
@@ -192,12 +222,16 @@ def _touched(volume: Volume, extent: Box) -> tuple[str, ...]:
 
 
 def _sides_checked(
-    volume: Volume, sums: _Sums, box: Box, rows: Sequence[OrganRow]
+    volume: Volume,
+    sums: _Sums,
+    box: Box,
+    rows: Sequence[OrganRow],
+    around: Sequence[OrganRow],
 ) -> tuple[OrganRow, ...]:
     """Return the rows with a sentence where left and right can't be as they are."""
     if volume.geometry.frame != "patient" or volume.geometry.unit != "mm":
         return tuple(rows)
-    by_name = {row.name: row for row in rows if row.voxels}
+    by_name = {row.name: row for row in (*around, *rows) if row.voxels}
     middle = _middle(by_name)
     checked = []
     for row in rows:

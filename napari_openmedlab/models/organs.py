@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import difflib
 import fnmatch
+import json
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -191,7 +192,7 @@ def choose(wanted: str, names: Sequence[str]) -> tuple[str, ...]:
     ----------
     wanted : str
         Names, groups and patterns (``vertebrae_L*``) with commas between; empty: all. Case,
-        blanks and ``-`` for ``_`` don't matter.
+        blanks and ``-`` for ``_`` don't matter. Or a JSON list of names as they stand.
     names : sequence of str
         Class names; the first one is the background.
 
@@ -200,6 +201,8 @@ def choose(wanted: str, names: Sequence[str]) -> tuple[str, ...]:
     EngineError
         For a word that is none of them; the text gives those that come near.
     """
+    if wanted.lstrip().startswith("["):
+        return _listed(wanted, names)
     known = {_plain(name): name for name in names[1:]}
     grouped = {
         _plain(group.id): {_plain(name) for name in group.names()} & set(known)
@@ -214,6 +217,18 @@ def choose(wanted: str, names: Sequence[str]) -> tuple[str, ...]:
     if not found:
         return tuple(names[1:])
     return tuple(name for name in names[1:] if _plain(name) in found)
+
+
+def _listed(wanted: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the structures of a JSON list of names."""
+    try:
+        listed = set(json.loads(wanted))
+    except (ValueError, TypeError) as error:
+        raise EngineError(f"the list of structures is no JSON list of names: {wanted}") from error
+    unknown = listed - set(names[1:])
+    if unknown:
+        raise EngineError(_unknown(str(min(unknown, key=str)), names[1:]))
+    return tuple(name for name in names[1:] if name in listed) or tuple(names[1:])
 
 
 def _plain(text: str) -> str:
