@@ -22,6 +22,13 @@ _FILTER: tuple[Option, ...] = (
         minimum=0.0,
         maximum=65535.0,
     ),
+    Option(
+        "block",
+        256,
+        "Voxels along each edge of a block; smaller ones take less memory and more time.",
+        minimum=32,
+        maximum=512,
+    ),
 )
 
 _NETWORK: tuple[Option, ...] = (

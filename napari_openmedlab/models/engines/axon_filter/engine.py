@@ -12,6 +12,7 @@ from napari_openmedlab import __version__
 from napari_openmedlab.models.blocks import BlockContext, BlockLayout
 from napari_openmedlab.models.contract import Monitor
 from napari_openmedlab.models.engines.axon_filter.filtering import (
+    ALIGNMENT,
     BYTES_PER_VOXEL,
     HALO,
     FilterSettings,
@@ -21,7 +22,6 @@ from napari_openmedlab.models.engines.axon_filter.filtering import (
 __all__ = ["ID", "AxonFilter"]
 
 ID = "axon-filter"
-_CORE = 256  # 64 to 256 voxels cost the same a voxel, but for the halo; a multiple of the alignment
 _CHUNK = 128
 
 
@@ -29,13 +29,14 @@ class AxonFilter:
     """Scores bright thin tubes against their background; see :mod:`.filtering`."""
 
     def layout(self, options: Mapping[str, Any]) -> BlockLayout:
-        """Return cores of 256 voxels with a halo of 40."""
-        full = _CORE + 2 * HALO
+        """Return cores as large as the option says, with a halo of 40."""
+        core = max(1, int(options["block"]) // ALIGNMENT) * ALIGNMENT
+        halves = 2 if core > _CHUNK and core % (2 * ALIGNMENT) == 0 else 1
         return BlockLayout(
-            core=(_CORE,) * 3,
+            core=(core,) * 3,
             halo=(HALO,) * 3,
-            bytes=BYTES_PER_VOXEL * full**3,
-            chunk=(_CHUNK,) * 3,
+            bytes=BYTES_PER_VOXEL * (core + 2 * HALO) ** 3,
+            chunk=(core // halves,) * 3,
         )
 
     def score(
