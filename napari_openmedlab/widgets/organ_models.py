@@ -167,7 +167,8 @@ class OrganModels(QObject):
         if section.form.spec is None or section.form.spec.id != spec.id:
             kept = tuple(option for option in spec.options if option.name not in hidden)
             section.form.show_spec(replace(spec, options=kept), {})
-        names, notes = TOTAL_SEGMENTATOR, ()
+        names: tuple[str, ...] = TOTAL_SEGMENTATOR
+        notes: tuple[str, ...] = ()
         if record is not None:
             try:
                 names, notes = class_names(record, self._given.get(record.name, ""))
