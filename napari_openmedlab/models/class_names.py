@@ -31,7 +31,7 @@ def class_names(record: Record, names: str = "") -> tuple[tuple[str, ...], tuple
         If the names don't fit the model.
     """
     if record.model_card is not None:
-        return ("background", *record.model_card.names().values()), ()
+        return ("background", *record.model_card.names.values()), ()
     classes = int(record.variant.get("out_channels", len(TOTAL_SEGMENTATOR)))
     if names.strip():
         return names_from_json(_text(names), classes), ()

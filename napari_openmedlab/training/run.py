@@ -14,7 +14,7 @@ from napari_openmedlab.io.atomic import sentence
 from napari_openmedlab.models.checkpoints.disk import read_json, write_json
 from napari_openmedlab.models.checkpoints.records import slug
 from napari_openmedlab.models.contract import Monitor
-from napari_openmedlab.models.finetuned import ModelCard, Provenance, write_model
+from napari_openmedlab.models.finetuned import ModelCard, Provenance, read_card, write_model
 from napari_openmedlab.training.cases import CasesFound
 from napari_openmedlab.training.events import Control, Note, OnEvent
 from napari_openmedlab.training.loop import LoopResult, Task, run_loop
@@ -23,7 +23,7 @@ from napari_openmedlab.training.prepared import drop_cases, open_cases, prepare_
 from napari_openmedlab.training.run_folder import BEST, HISTORY, RUN, STATE, History, state_facts
 from napari_openmedlab.training.settings import TrainSettings
 
-__all__ = ["Finished", "RunState", "finish", "look", "resume", "train"]
+__all__ = ["Finished", "RunState", "begin", "finish", "look", "resume", "train"]
 
 _FORMAT = 1
 
@@ -109,6 +109,34 @@ def train(
     SettingsError, CheckpointError, EngineError, Cancelled
         As :func:`.plan.make_plan` and :func:`.loop.run_loop`. What was done is on the disk.
     """
+    plan = begin(found, settings, folder, monitor=monitor, on_event=on_event)
+    return _go(folder, plan, monitor or Monitor(), control, on_event or (lambda _: None))
+
+
+def begin(
+    found: CasesFound,
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    monitor: Monitor | None = None,
+    on_event: OnEvent | None = None,
+) -> Plan:
+    """Prepare a run and train nothing yet: :func:`resume` does, in another program too.
+
+    Parameters
+    ----------
+    found, settings, folder, monitor, on_event
+        As for :func:`train`.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    WriteError, SettingsError, CheckpointError, EngineError, Cancelled
+        As :func:`train`.
+    """
     monitor, tell = monitor or Monitor(), on_event or (lambda _: None)
     if (folder / RUN).exists():
         raise WriteError(
@@ -125,7 +153,7 @@ def train(
     ordered = [by_name[name] for name in (*plan.train, *plan.held_out)]
     prepare_cases(ordered, plan.preprocessing, plan.classes, folder, monitor)
     _write_run(folder, plan, finished=False)
-    return _go(folder, plan, monitor, control, tell)
+    return plan
 
 
 def resume(
@@ -159,8 +187,8 @@ def resume(
     monitor, tell = monitor or Monitor(), on_event or (lambda _: None)
     plan, finished = _read_run(folder)
     if finished:
-        tell(Note("The run was finished already; its model is written anew."))
-        return finish(folder)
+        tell(Note("The run was finished already."))
+        return _finished(folder, plan)
     if changes:
         plan = replace(plan, loop=_changed(plan, changes))
         _write_run(folder, plan, finished=False)
@@ -290,11 +318,25 @@ def _model(
         settings=_for_the_record(plan),
     )
     card = replace(plan.card(), provenance=provenance)
-    path = folder / f"{slug(plan.title)}.safetensors"
-    if path.name in (STATE, BEST):
-        path = folder / f"model-{path.name}"
+    path = _path(folder, plan)
     write_model(path, network.state_dict(), card)
     return Finished(path, card, dice, iteration, seconds, notes)
+
+
+def _path(folder: Path, plan: Plan) -> Path:
+    path = folder / f"{slug(plan.title)}.safetensors"
+    return path if path.name not in (STATE, BEST) else folder / f"model-{path.name}"
+
+
+def _finished(folder: Path, plan: Plan) -> Finished:
+    """Return the model of a run that is done; made anew if its file is gone."""
+    path = _path(folder, plan)
+    card = read_card(path) if path.exists() else None
+    if card is None:
+        return finish(folder)
+    made = card.provenance
+    seconds = float(state_facts(folder / STATE).get("seconds", 0.0))
+    return Finished(path, card, dict(made.held_out_dice), made.iterations, seconds)
 
 
 def _for_the_record(plan: Plan) -> dict[str, Any]:

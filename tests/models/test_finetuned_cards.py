@@ -13,6 +13,7 @@ from napari_openmedlab.errors import CheckpointError, WriteError
 from napari_openmedlab.models import networks
 from napari_openmedlab.models.checkpoints.bundle import pack, unpack
 from napari_openmedlab.models.checkpoints.store import ModelStore
+from napari_openmedlab.models.class_names import class_names
 from napari_openmedlab.models.finetuned import (
     CARD_KEY,
     Intensity,
@@ -97,6 +98,7 @@ def test_the_store_keeps_card_variant_and_weights(trained, tmp_path):
     assert record.checkpoint == ""
     assert record.variant == VARIANT
     assert store.get("liver").model_card == CARD
+    assert class_names(record) == (("background", "Leber", "stone"), ())
     network = store.load("liver")
     for key, tensor in _weights().items():
         assert torch.equal(network.state_dict()[key], tensor)
