@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,27 @@ def case(number: int, **changes: Any) -> Case:
 def cases(count: int) -> CasesFound:
     """Return checked cases."""
     return check_cases([case(number) for number in range(count)])
+
+
+def labelled_files(folder: Path, count: int) -> tuple[Path, Path]:
+    """Write scans ``images/case_N_0000.nii.gz`` and ``labels/case_N_seg.nii.gz`` with names."""
+    import nibabel
+
+    from napari_openmedlab.io.api import read, write
+    from napari_openmedlab.io.sidecar import LabelInfo
+
+    images, labels = folder / "images", folder / "labels"
+    images.mkdir()
+    labels.mkdir()
+    info = {value: LabelInfo(name, (1.0, 0.0, 0.0)) for value, name in NAMES.items()}
+    for number in range(count):
+        volume, array = scan(number)
+        path = images / f"case_{number}_0000.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(volume.array.transpose(), np.diag([1, 1, 1.5, 1])), path)
+        # Stored to the right, front and head; shown to the left, back and feet.
+        shown = array[::-1, ::-1, ::-1]
+        write(labels / f"case_{number}_seg.nii.gz", shown, read(path), objects=info)
+    return images, labels
 
 
 def tiny(**changes: Any) -> TrainSettings:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from napari_openmedlab.training.plan import Plan
     from napari_openmedlab.training.run import Finished
 
-__all__ = ["finetune", "graceful", "say", "tell_progress"]
+__all__ = ["Telling", "finetune", "graceful", "say", "tell_progress"]
 
 ENGINE = "mis-fm"
 _LINES = 20  # about so many lines tell of a run's iterations
@@ -111,7 +111,7 @@ def finetune(  # noqa: PLR0913  (a command has one parameter per option)
     if finish is not None:
         from napari_openmedlab.training.run import finish as make_model
 
-        _end(make_model(finish), store=store)
+        _end(make_model(finish), Telling(), store=store)
         return
     if resume is not None:
         changes = {
@@ -155,12 +155,15 @@ def _begin(found: CasesFound, settings: Any, out: Path | None, *, store: bool) -
     from napari_openmedlab.training.run import train
 
     _show_cases(found)
-    _show_plan(make_plan(found, settings))
+    plan, telling = make_plan(found, settings), Telling()
+    _show_plan(plan)
     if out is None:
+        for note in plan.notes:
+            telling.note(note)
         return
     with graceful("training") as monitor:
-        done = train(found, settings, out, monitor=monitor, on_event=tell_progress())
-    _end(done, store=store)
+        done = train(found, settings, out, monitor=monitor, on_event=telling)
+    _end(done, telling, store=store)
 
 
 def _go_on(folder: Path, changes: dict[str, Any], *, store: bool) -> None:
@@ -169,14 +172,15 @@ def _go_on(folder: Path, changes: dict[str, Any], *, store: bool) -> None:
     state = look(folder)
     if state is not None and not state.finished:
         say(f"Going on from iteration {state.iteration} of {state.plan.loop.iterations}.")
+    telling = Telling()
     with graceful("training") as monitor:
-        done = resume(folder, changes, monitor=monitor, on_event=tell_progress())
-    _end(done, store=store)
+        done = resume(folder, changes, monitor=monitor, on_event=telling)
+    _end(done, telling, store=store)
 
 
-def _end(done: Finished, *, store: bool) -> None:
+def _end(done: Finished, telling: Telling, *, store: bool) -> None:
     for note in done.notes:
-        say(f"Note: {note}")
+        telling.note(note)
     if done.dice:
         mean = sum(done.dice.values()) / len(done.dice)
         say(f"Held-out Dice: {_words(done.dice)}; mean {mean:.3f}.")
@@ -188,10 +192,15 @@ def _end(done: Finished, *, store: bool) -> None:
 def _imported(done: Finished) -> str:
     """Put the model into the store under its name, or the next free one; return the name."""
     from napari_openmedlab.cli.progress import working
+    from napari_openmedlab.models.checkpoints.disk import hash_file
     from napari_openmedlab.models.checkpoints.records import slug
     from napari_openmedlab.models.checkpoints.store import ModelStore
 
     store, first = ModelStore(), slug(done.card.title)
+    sha256 = hash_file(done.path)
+    for record in store.records():
+        if sha256 in (record.source_sha256, record.sha256):
+            return str(record.name)
     taken = {entry.record.name for entry in store.entries()}
     name = next(n for n in (first, *(f"{first}-{k}" for k in range(2, 10_000))) if n not in taken)
     with working(f"importing {done.path.name}") as monitor:
@@ -296,11 +305,16 @@ def say(text: str) -> None:
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def tell_progress() -> Any:
-    """Return a listener that prints some twenty lines a run, every measurement and every note."""
-    from napari_openmedlab.training.events import Note, Step, Validated
+class Telling:
+    """Prints what a run tells: some twenty lines of losses, each measurement, each note once."""
 
-    def hear(event: Event) -> None:
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def __call__(self, event: Event) -> None:
+        """Take an event."""
+        from napari_openmedlab.training.events import Note, Step, Validated
+
         if isinstance(event, Step):
             every = max(1, event.total // _LINES)
             if event.iteration % every == 0 or event.iteration == 1:
@@ -315,9 +329,18 @@ def tell_progress() -> Any:
                 f"{event.mean:.4f}{best}"
             )
         elif isinstance(event, Note):
-            say(f"Note: {event.text}")
+            self.note(event.text)
 
-    return hear
+    def note(self, text: str) -> None:
+        """Print a sentence, if it is new."""
+        if text not in self._told:
+            self._told.add(text)
+            say(f"Note: {text}")
+
+
+def tell_progress() -> Telling:
+    """Return a listener for a run's events."""
+    return Telling()
 
 
 @contextmanager
@@ -364,8 +387,6 @@ def _show_plan(plan: Plan) -> None:
         f"{plan.loop.iterations} iterations"
     )
     say(f"Held out: {', '.join(plan.held_out) or 'nothing'}")
-    for note in plan.notes:
-        say(f"Note: {note}")
 
 
 def _words(dice: Any) -> str:

@@ -220,8 +220,9 @@ def _wrong_values(chosen: TrainSettings) -> str:
     if chosen.patch is not None and (len(chosen.patch) != 3 or min(chosen.patch) < 1):
         return f"a patch has three edges of at least one voxel, got {chosen.patch}"
     if isinstance(chosen.spacing, str):
-        return "" if chosen.spacing in (AUTO, "keep") else f"no spacing is {chosen.spacing!r}"
-    if len(chosen.spacing) != 3 or min(chosen.spacing) <= 0:
+        if chosen.spacing not in (AUTO, "keep"):
+            return f"the spacing is auto, keep or three lengths, got {chosen.spacing!r}"
+    elif len(chosen.spacing) != 3 or min(chosen.spacing) <= 0:
         return f"a spacing has three lengths above 0 mm, got {chosen.spacing}"
     if isinstance(chosen.held_out, int) and chosen.held_out < 0:
         return f"the number of held-out cases is 0 or more, got {chosen.held_out}"
