@@ -7,6 +7,7 @@ were trained with both.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
 from math import prod
@@ -27,6 +28,7 @@ _SAMPLE = (8, 48, 48)  # voxels of a sampled block
 _PLACES = (6, 3, 3)  # sampled blocks along z, y, x
 _ABOVE_DARK = 0.15  # of the way from the dark level to tissue: below, there is nothing
 _BINS = 512
+_CUBE = 8  # voxels
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,10 @@ def survey(source: Source, region: Box, mode: Normalisation, monitor: Monitor) -
     means = _coarse_values(source, number, region) if number >= 0 else _means(samples)
     dark = float(np.percentile(means, 0.5))
     empty_below = dark + _ABOVE_DARK * (_tissue(means) - dark)
-    tissue = [s for s in samples if s.mean(dtype=np.float64) >= empty_below] or samples
-    values = np.concatenate([s.ravel() for s in tissue]).astype(np.float64)
+    cubes = [cube for block in samples for cube in _cubes(block)]
+    # A quarter of the voxels may be dark by noise; more, and the cube lies across a border.
+    tissue = [cube for cube in cubes if np.percentile(cube, 25) >= empty_below] or cubes
+    values = np.concatenate([cube.ravel() for cube in tissue]).astype(np.float64)
     low, high = np.percentile(values, [0.1, 99.9])
     np.clip(values, low, high, out=values)
     intensity = Intensity(
@@ -168,15 +172,15 @@ def _samples(source: Source, region: Box, monitor: Monitor) -> list[NDArray[Any]
 
 
 def _means(samples: list[NDArray[Any]]) -> NDArray[np.float64]:
-    """Return means of 4 x 4 x 4 voxels or so: what a coarse level would show."""
-    found = []
-    for block in samples:
-        z, y, x = (max(1, n // 4) for n in block.shape)
-        for part in np.array_split(block, z):
-            for rows in np.array_split(part, y, axis=1):
-                cubes = np.array_split(rows, x, axis=2)
-                found += [cube.mean(dtype=np.float64) for cube in cubes]
-    return np.array(found)
+    """Return means of small cubes: what a coarse level would show."""
+    return np.array([c.mean(dtype=np.float64) for block in samples for c in _cubes(block)])
+
+
+def _cubes(block: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    z, y, x = (max(1, n // _CUBE) for n in block.shape)
+    for part in np.array_split(block, z):
+        for rows in np.array_split(part, y, axis=1):
+            yield from np.array_split(rows, x, axis=2)
 
 
 def _tissue(means: NDArray[np.float64]) -> float:
