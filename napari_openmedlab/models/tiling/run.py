@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from napari_openmedlab.models.contract import Monitor
 from napari_openmedlab.models.tiling.placement import Window, Windows
 from napari_openmedlab.models.tiling.sums import Average, Brick, Storage, Sums, bytes_needed
+from napari_openmedlab.models.tiling.transfer import Download
 
 __all__ = ["PlainScores", "Report", "Scores", "Sink", "Tiling", "run"]
 
@@ -181,6 +183,7 @@ class _Work:
         self.volume, self.tiling, self.network = volume, tiling, network
         self.sink, self.sums = sink, sums
         self.report = Report(windows=len(tiling.windows))
+        self.download = Download(sums.device)
 
     def take(self, waiting: list[tuple[Window, bool]]) -> None:
         """Run windows, add them up, and hand on what they complete."""
@@ -191,6 +194,7 @@ class _Work:
         self.report = replace(self.report, skipped=self.report.skipped + len(waiting) - len(real))
         if real:
             self._add(real)
+            self.download.finish()
         last = len(self.tiling.windows.axes[2].starts) - 1
         for window, _ in waiting:
             if window.number[2] == last:
@@ -226,7 +230,7 @@ class _Work:
             values = self._values(scores, number, (first, last), flips)
             share = z[first:last, None, None, None] * across
             encoded = self.sums.encoded(values, share)
-            self.sums.add(window, first, encoded.to(self.sums.device))
+            self.download.take(encoded, partial(self.sums.add, window, first))
 
     def _values(
         self, scores: Scores, number: int, rows: tuple[int, int], flips: list[int]
@@ -246,6 +250,7 @@ class _Work:
         """Decide, once the first answer is there, where sums are kept and in which form."""
         storage, device = _storage(self.tiling, scores)
         self.sums.place(storage, device)
+        self.download = Download(self.sums.device)
         size = bytes_needed(self.tiling.windows, scores.classes, storage)
         self.report = replace(
             self.report, storage=storage, device=str(self.sums.device), sums_bytes=size
