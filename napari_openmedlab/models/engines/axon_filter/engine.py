@@ -29,7 +29,7 @@ class AxonFilter:
     """Scores bright thin tubes against their background; see :mod:`.filtering`."""
 
     def layout(self, options: Mapping[str, Any]) -> BlockLayout:
-        """Return cores as large as the option says, with a halo of 40."""
+        """Return cores as large as the option says, with a halo of 24."""
         core = max(1, int(options["block"]) // ALIGNMENT) * ALIGNMENT
         halves = 2 if core > _CHUNK and core % (2 * ALIGNMENT) == 0 else 1
         return BlockLayout(
