@@ -10,6 +10,7 @@ from napari_openmedlab.bridge.preferences import PLUGIN
 from napari_openmedlab.bridge.readers import PATTERNS
 
 __all__ = [
+    "open_cohort_panel",
     "open_export_panel",
     "open_image",
     "open_models_panel",
@@ -37,6 +38,11 @@ def open_models_panel(viewer: napari.viewer.Viewer) -> None:
 def open_organs_panel(viewer: napari.viewer.Viewer) -> None:
     """Open the Organs panel in this viewer, or bring it to the front."""
     _show(viewer, "Organs")
+
+
+def open_cohort_panel(viewer: napari.viewer.Viewer) -> None:
+    """Open the Cohort panel in this viewer, or bring it to the front."""
+    _show(viewer, "Cohort")
 
 
 def _show(viewer: Any, panel: str) -> None:

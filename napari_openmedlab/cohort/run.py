@@ -42,6 +42,8 @@ class Plan:
         Where the templates come from; never searched for scans.
     scheduler : str
         Address of a Dask scheduler; empty: on this machine, one case after the other.
+    bench : Workbench or None
+        Keeps engines loaded between runs; without one they are released at the end.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class Plan:
     settings: Settings
     library: Path | None = None
     scheduler: str = ""
+    bench: Workbench | None = None
 
 
 @dataclass
@@ -177,7 +180,7 @@ class _Run:
 
     def _local(self, tasks: Iterator[Task], monitor: Monitor) -> Generator[Delivery, None, None]:
         """Work on the cases in this thread, one after the other."""
-        bench = Workbench(limit=1)
+        bench = self._plan.bench or Workbench(limit=1)
         try:
             for task in tasks:
                 own = _CaseMonitor(monitor, self._count, len(self._job.cases), task.case.title)
@@ -185,7 +188,8 @@ class _Run:
                 write = partial(write_masks, outcome, task.settings)
                 yield Delivery(outcome.record, write, outcome.unchanged)
         finally:
-            bench.release()
+            if bench is not self._plan.bench:
+                bench.release()
 
     def _tasks(self, monitor: Monitor) -> Iterator[Task]:
         """Yield what there is to do, one by one; what is finished is counted on the way."""

@@ -1,0 +1,330 @@
+"""One case on the desk: its scan, masks and boxes in the viewer, and what is done with them.
+
+The masks are objects of an ordinary session, so that every prompt of the Segment panel corrects
+them. What was changed is written to the case's folder before the next case is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from napari.layers import Layer
+from numpy.typing import NDArray
+from qtpy.QtCore import QObject, Signal
+
+from napari_openmedlab.bridge.layers import volume_of_layer, volume_to_layer_data
+from napari_openmedlab.bridge.positions import jump_to
+from napari_openmedlab.bridge.view import show_plane
+from napari_openmedlab.cohort.handing_over import cut, handed_box, prompts_for
+from napari_openmedlab.cohort.records import ReviewState, StructureRecord
+from napari_openmedlab.cohort.review import Corrected, Reviewer
+from napari_openmedlab.errors import OpenMedLabError
+from napari_openmedlab.geometry.labels import LabelPatch
+from napari_openmedlab.geometry.volume import Volume
+from napari_openmedlab.io.sidecar import LabelInfo
+from napari_openmedlab.models.contract import Prediction, Request
+from napari_openmedlab.models.localisation import Found
+from napari_openmedlab.session.objects import EngineChoice
+from napari_openmedlab.session.session import Session
+from napari_openmedlab.widgets.background import Background
+from napari_openmedlab.widgets.box_handles import BoxHandles
+from napari_openmedlab.widgets.workplace import Workplace
+
+__all__ = ["ReviewDesk"]
+
+Opened = tuple[Volume, NDArray[np.uint16], dict[int, LabelInfo]]
+
+
+@dataclass(eq=False)
+class _OnDesk:
+    """The case that is open."""
+
+    case: str
+    image: Layer
+    session: Session
+    before: NDArray[np.uint16]
+    handles: BoxHandles
+    structure: str = ""
+
+
+class ReviewDesk(QObject):
+    """Opens cases in the viewer, one at a time.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    workplace : Workplace
+    background : Background
+        Of the workplace's worker.
+
+    Attributes
+    ----------
+    said : Signal(str, str)
+        A sentence and its severity.
+    opened : Signal(str)
+        A case is on the desk; ``""``: none.
+    changed : Signal(str)
+        The result or review of a case changed.
+    """
+
+    said = Signal(str, str)
+    opened = Signal(str)
+    changed = Signal(str)
+
+    def __init__(
+        self, viewer: Any, workplace: Workplace, background: Background, parent: QObject
+    ) -> None:
+        super().__init__(parent)
+        self._viewer, self._workplace, self._background = viewer, workplace, background
+        self.reviewer: Reviewer | None = None
+        self._on: _OnDesk | None = None
+
+    @property
+    def case(self) -> str:
+        """The case on the desk, ``""`` for none."""
+        return "" if self._on is None else self._on.case
+
+    @property
+    def session(self) -> Session | None:
+        """Its session."""
+        return None if self._on is None else self._on.session
+
+    @property
+    def handles(self) -> BoxHandles | None:
+        """The box on the canvas."""
+        return None if self._on is None else self._on.handles
+
+    # -- opening and leaving ---------------------------------------------------------------
+
+    def open(self, case: str) -> None:
+        """Put a case on the desk; what was changed in the one before is saved first."""
+        reviewer = self.reviewer
+        if reviewer is None or not case:
+            return
+
+        def read() -> None:
+            self.said.emit(f"Opening {case} ...", "busy")
+            self._background.run(
+                lambda _bench, _monitor: reviewer.open(case),
+                lambda found: self._put(case, found),
+                self._fail,
+            )
+
+        self.save(read)
+
+    def save(self, then: Callable[[], None]) -> None:
+        """Write what was changed, then go on; on an error the case stays on the desk."""
+        on, reviewer = self._on, self.reviewer
+        if on is None or reviewer is None or not (names := _changed(on)):
+            then()
+            return
+        labels = on.session.labels.copy()
+        kept = Corrected(labels, on.session.objects, names)
+        case, volume = on.case, on.session.volume
+
+        def done(_record: Any) -> None:
+            if self._on is on:
+                on.before = labels
+            self.changed.emit(case)
+            then()
+
+        self.said.emit(f"Saving {', '.join(names)} ...", "busy")
+        self._background.run(
+            lambda _bench, _monitor: reviewer.keep_masks(case, volume, kept), done, self._fail
+        )
+
+    def save_at_once(self) -> None:
+        """Write what was changed in this thread: the panel goes, and its worker with it."""
+        on, reviewer = self._on, self.reviewer
+        if on is None or reviewer is None or not (names := _changed(on)):
+            return
+        labels = on.session.labels.copy()
+        try:
+            reviewer.keep_masks(
+                on.case, on.session.volume, Corrected(labels, on.session.objects, names)
+            )
+        except OpenMedLabError as error:
+            self._fail(error)  # the session's autosave has it, and offers it again
+        else:
+            on.before = labels
+
+    def finish(self, state: ReviewState, then: Callable[[], None]) -> None:
+        """Save, keep the reviewer's word on the case, then go on."""
+        on, reviewer = self._on, self.reviewer
+        if on is None or reviewer is None:
+            self.said.emit("Open a case first.", "info")
+            return
+
+        def say() -> None:
+            try:
+                reviewer.say(on.case, state)
+            except OpenMedLabError as error:
+                self._fail(error)
+                return
+            self.said.emit(f"{on.case}: {state}.", "done")
+            self.changed.emit(on.case)
+            then()
+
+        self.save(say)
+
+    def clear(self, *, remove: bool = True) -> None:
+        """Take the case off the desk; changes must have been saved."""
+        on, self._on = self._on, None
+        if on is None:
+            return
+        sessions = self._workplace.sessions
+        on.handles.close()
+        if on.session not in sessions.sessions:
+            return
+        labels, autosave = sessions.labels_of(on.session), sessions.autosave_of(on.session)
+        if autosave is not None and not _changed(on):
+            autosave.discard()
+        if remove and on.image in self._viewer.layers:
+            self._viewer.layers.remove(on.image)
+        sessions.close_session(on.session)
+        if remove and labels in self._viewer.layers:
+            self._viewer.layers.remove(labels)
+        self.opened.emit("")
+
+    def _put(self, case: str, found: Opened) -> None:
+        self.clear()
+        reviewer = self.reviewer
+        if reviewer is None:
+            return
+        volume, labels, objects = found
+        data, keywords, _ = volume_to_layer_data(volume)
+        try:
+            image = self._viewer.add_image(data, **{**keywords, "name": case})
+            session = Session(volume_of_layer(image), labels=labels.copy())
+            _name_objects(session, objects)
+            settings = reviewer.job.settings
+            if settings.engine:
+                session.choice = EngineChoice(settings.engine, settings.engine_options)
+            self._workplace.sessions.adopt(image, session)
+        except OpenMedLabError as error:
+            self._fail(error)
+            return
+        handles = BoxHandles(self._viewer, image, session.volume)
+        handles.moved.connect(self._on_wall)
+        self._on = _OnDesk(case, image, session, labels, handles)
+        show_plane(self._viewer, "axial")
+        self.said.emit(f"{case} is open.", "info")
+        self.opened.emit(case)
+
+    def _fail(self, error: OpenMedLabError) -> None:
+        self.said.emit(str(error), "error")
+
+    # -- one structure ---------------------------------------------------------------------
+
+    def select(self, structure: str) -> None:
+        """Show a structure's box, go to its middle, and make it the active object."""
+        on, row = self._on, self._row(structure)
+        if on is None or row is None:
+            return
+        on.structure = structure
+        if on.session.state.find(row.value) is not None:
+            on.session.set_active(row.value)
+        on.handles.show(row.box if row.found else None, structure)
+        if row.found:
+            middle = (np.array(row.box.start) + np.array(row.box.stop) - 1) / 2
+            jump_to(self._viewer, on.image, [float(v) for v in np.rint(middle)])
+
+    def _row(self, structure: str) -> StructureRecord | None:
+        if self._on is None or self.reviewer is None:
+            return None
+        record = self.reviewer.results.record(self._on.case)
+        return None if record is None else record.structure(structure)
+
+    def _on_wall(self, wall: str, boundary: int) -> None:
+        """Keep the wall that was let go, and segment anew inside the box."""
+        on, reviewer = self._on, self.reviewer
+        if on is None or reviewer is None:
+            return
+        try:
+            row = reviewer.set_box(on.case, on.structure, {wall: boundary})
+        except OpenMedLabError as error:
+            self._fail(error)
+            return
+        on.handles.show(row.box, on.structure)
+        self.changed.emit(on.case)
+        if reviewer.job.settings.engine:
+            self._segment(on, row)
+
+    def _segment(self, on: _OnDesk, row: StructureRecord) -> None:
+        """Ask the session's engine for the structure inside its box."""
+        assert self.reviewer is not None
+        session, settings = on.session, self.reviewer.job.settings
+        grid = session.volume.geometry
+        found = Found(row.name, row.box, parts=row.parts)
+        try:
+            if session.state.find(row.value) is None:
+                raise _gone(row.name)
+            _wipe(session, row.value)
+            session.set_prompts(prompts_for(found, grid, settings), row.value)
+            request = session.request(row.value)
+        except OpenMedLabError as error:
+            self._fail(error)
+            return
+        limit = handed_box(row.box, grid, settings.margin_mm)
+        engine, worker = session.choice.engine, self._workplace.worker
+
+        def done(answer: Prediction) -> None:
+            self._apply(on, cut(answer, limit), request, row)
+
+        self.said.emit(f"Segmenting {row.name} in its new box ...", "busy")
+        self._background.submit(
+            lambda: worker.submit(engine, session.volume, request, row.value), done, self._fail
+        )
+
+    def _apply(
+        self, on: _OnDesk, answer: Prediction, request: Request, row: StructureRecord
+    ) -> None:
+        if on is not self._on:
+            return
+        try:
+            on.session.apply(answer, request, row.value)
+        except OpenMedLabError as error:
+            self._fail(error)
+            return
+        size = on.session.get(row.value).voxels
+        notes = " ".join(answer.notes)
+        text = f"{row.name}: {size} voxels. {notes}" if size else f"{row.name}: nothing found."
+        self.said.emit(text.strip(), "done" if size else "unsure")
+        self.changed.emit(on.case)
+
+
+def _gone(name: str) -> OpenMedLabError:
+    return OpenMedLabError(f"the object '{name}' was deleted; undo that, or add it in Segment")
+
+
+def _name_objects(session: Session, objects: dict[int, LabelInfo]) -> None:
+    """Give the session an object for every structure, found or not, under its own value."""
+    for value, info in sorted(objects.items()):
+        if session.state.find(value) is None:
+            session.add_object(info.name, info.colour)  # takes the smallest free value: this one
+        else:
+            session.update_object(value, name=info.name, colour=info.colour)
+
+
+def _wipe(session: Session, value: int) -> None:
+    """Empty an object, as a step that can be undone: the engine shall start afresh."""
+    mask = session.mask_of(value)
+    if mask.is_empty:
+        return
+    before = session.labels[mask.box.slices].copy()
+    after = np.where(mask.mask, 0, before).astype(np.uint16)
+    session.apply_edit(LabelPatch(mask.box, before, after))
+
+
+def _changed(on: _OnDesk) -> tuple[str, ...]:
+    """Return the names of the objects whose voxels differ from what is on disk."""
+    differs = on.session.labels != on.before
+    if not differs.any():
+        return ()
+    values = set(np.unique(on.session.labels[differs]).tolist())
+    values |= set(np.unique(on.before[differs]).tolist())
+    known = {o.id: o.name for o in on.session.objects}
+    return tuple(known.get(v, f"object {v}") for v in sorted(values) if v)
