@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from knowing_medlam import Kept, Knowing, body, loaded, marks, stored, template
 
 from napari_openmedlab.errors import Cancelled, CheckpointError, EngineError, ReadError
@@ -343,8 +344,19 @@ def test_progress_counts_every_patch(engine, network):
     learnt = [r for r in reports if r.text.startswith("learning liver")]
     assert [r.done for r in learnt] == list(range(6))
     last = reports[-1]
-    assert last.total == 16
-    assert 10 <= last.done < 16
+    assert 10 < last.total <= 16  # points on one voxel share a patch
+    assert last.done == last.total - 1
+
+
+def test_embeddings_that_are_no_numbers_are_refused(engine, network):
+    """As half precision gives them where it overflows."""
+    scan, kept = body((8, 2, 4), (90, 74, 84)), Kept()
+    locate(engine, scan, liver_and_kidney(kept))
+    network.located = lambda patches: torch.full((len(patches), 3), torch.nan)
+    with pytest.raises(EngineError, match="precision to float32"):
+        locate(engine, scan, liver_and_kidney(kept))
+    with pytest.raises(EngineError, match="precision to float32"):
+        locate(engine, scan, liver_and_kidney(name="new"))
 
 
 # -- the real network --------------------------------------------------------------------------

@@ -14,7 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from napari_openmedlab.errors import EngineError
 from napari_openmedlab.models.contract import Monitor
+from napari_openmedlab.models.engines.medlam.grid import ENGINE_ID
 from napari_openmedlab.models.engines.medlam.preparing import Prepared
 from napari_openmedlab.models.engines.weights import Loaded
 
@@ -66,7 +68,7 @@ def embeddings(
         steps.step(len(part))
         patches = torch.from_numpy(prepared.patches(part)).to(loaded.device)
         with loaded.running():
-            found.append(loaded.network.position(patches).float().cpu().numpy())
+            found.append(_numbers(loaded.network.position(patches), loaded))
     return np.concatenate(found)
 
 
@@ -85,7 +87,7 @@ def point_features(
         patches = torch.from_numpy(prepared.patches(part)).to(loaded.device)
         with loaded.running():
             output = loaded.network(patches, scales)
-            positions.append(output.position.float().cpu().numpy())
+            positions.append(_numbers(output.position, loaded))
             for kept, scale, features in zip(kernels, scales, output.features, strict=True):
                 middle, half = features.shape[-1] // 2, KERNEL[scale] // 2
                 core = slice(middle - half, middle + half)
@@ -119,6 +121,19 @@ def feature_maps(
                     for each in batch
                 )
             yield maps
+
+
+def _numbers(positions: torch.Tensor, loaded: Loaded) -> NDArray[np.float32]:
+    """Return embeddings as an array, or raise: a place can't be had from infinity."""
+    found: NDArray[np.float32] = positions.float().cpu().numpy()
+    if not np.isfinite(found).all():
+        raise EngineError(
+            f"MedLAM gave no numbers in {loaded.placement.precision} on "
+            f"{loaded.placement.device}; set precision to float32, or check the weights",
+            engine=ENGINE_ID,
+            stage="locate",
+        )
+    return found
 
 
 def _batches(centres: NDArray[np.int64], loaded: Loaded) -> Iterator[NDArray[np.int64]]:

@@ -85,7 +85,7 @@ def refine(
     places = np.concatenate([each.clamped for each in jumps.values()])
     voxels, which = np.unique(places, axis=0, return_inverse=True)
     peaks: dict[tuple[str, int], Peak] = {}
-    steps.text = "looking around the places found"
+    steps.text, steps.total = "looking around the places found", steps.done + len(voxels)
     maps = feature_maps(loaded, query.prepared, voxels, scales, steps)
     for number, features in enumerate(maps):
         here = [owners[each] for each in np.flatnonzero(which.ravel() == number)]
