@@ -54,7 +54,7 @@ class MedLam:
     """
 
     def __init__(self) -> None:
-        # float16, as upstream: bfloat16 moves positions by up to 140 mm.
+        # float16, as upstream: bfloat16 moves positions by up to 135 mm.
         self._weights = Weights(ENGINE_ID, batch=_BATCH, half="float16")
         self._cache = EmbeddingCache(_MEMORY)
 
