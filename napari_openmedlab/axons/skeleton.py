@@ -201,11 +201,13 @@ def _thinned(
     region = np.asarray(mask[tuple(map(slice, low, high))]) != 0
     start = [a - b for a, b in zip(box.start, low, strict=True)]
     core = tuple(slice(a, a + n) for a, n in zip(start, box.shape, strict=True))
+    shared = region[tuple(slice(a, a + n + 1) for a, n in zip(start, box.shape, strict=True))]
+    if not shared.any():
+        return None
+    # Even with an empty core: two pieces may touch through the planes shared with neighbours.
+    pieces = counter.add(shared, box)
     if not region[core].any():
         return None
-    pieces = counter.add(
-        region[tuple(slice(a, a + n + 1) for a, n in zip(start, box.shape, strict=True))], box
-    )
     from skimage.morphology import skeletonize
 
     thin = skeletonize(region, method="lee")[core] != 0
