@@ -15,15 +15,15 @@ TINY = (2, 4, 4, 4, 4)
 NAMES = {1: "ball", 2: "block"}
 
 
-def scan(seed: int, shape: tuple[int, int, int] = (36, 40, 44)) -> tuple[Volume, np.ndarray]:
+def scan(seed: int, shape: tuple[int, int, int] = (24, 34, 36)) -> tuple[Volume, np.ndarray]:
     """Return noise with a bright ball and a dark block at places of their own."""
     rng = np.random.default_rng(seed)
     z, y, x = np.indices(shape)
-    centre = [int(rng.integers(10, n - 9)) for n in shape]
+    centre = [int(rng.integers(7, n - 7)) for n in shape]
     labels = np.zeros(shape, dtype=np.uint8)
     start = [int(rng.integers(2, n - 10)) for n in shape]
-    labels[tuple(slice(a, a + 9) for a in start)] = 2
-    labels[(z - centre[0]) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2 <= 49] = 1
+    labels[tuple(slice(a, a + 8) for a in start)] = 2
+    labels[(z - centre[0]) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2 <= 36] = 1
     image = rng.normal(100, 10, shape).astype(np.float32)
     image[labels == 1] += 80
     image[labels == 2] -= 80
@@ -71,7 +71,7 @@ def tiny(**changes: Any) -> TrainSettings:
         **{
             "name": "Ball and block",
             "size": TINY,
-            "patch": (32, 32, 32),
+            "patch": (16, 32, 32),
             "resolution_mode": 0,
             "iterations": 6,
             "batch": 2,

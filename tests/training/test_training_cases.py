@@ -41,13 +41,13 @@ def test_unnamed_labels_are_classes_by_value():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"labels": np.ones((4, 5, 6), np.uint8)}, "4 x 5 x 6 voxels, its image 36 x 40 x 44"),
-        ({"labels": np.zeros((36, 40, 44), np.uint8)}, "nothing is labelled"),
-        ({"labels": np.full((36, 40, 44), 0.5)}, "no whole numbers"),
-        ({"labels": np.full((36, 40, 44), -1)}, "no whole numbers"),
-        ({"labels": np.full((36, 40, 44), 9, np.uint8)}, "hold 9, which the class list (1 ball"),
+        ({"labels": np.ones((4, 5, 6), np.uint8)}, "4 x 5 x 6 voxels, its image 24 x 34 x 36"),
+        ({"labels": np.zeros((24, 34, 36), np.uint8)}, "nothing is labelled"),
+        ({"labels": np.full((24, 34, 36), 0.5)}, "no whole numbers"),
+        ({"labels": np.full((24, 34, 36), -1)}, "no whole numbers"),
+        ({"labels": np.full((24, 34, 36), 9, np.uint8)}, "hold 9, which the class list (1 ball"),
         ({"names": {1: "ball", 2: "spleen"}}, "2 (spleen)"),
-        ({"image": None}, "2D image (1 x 40 x 44 voxels)"),
+        ({"image": None}, "2D image (1 x 34 x 36 voxels)"),
         ({"image": 7.0}, "one value everywhere"),
         ({"name": "case 1"}, "several cases have this name"),
     ],
@@ -55,7 +55,7 @@ def test_unnamed_labels_are_classes_by_value():
 def test_what_is_odd_is_left_out_with_a_reason(changes, words):
     volume, labels = scan(0)
     if "image" in changes and changes["image"] is None:
-        flat = Geometry.from_spacing((1, 40, 44), (1, 1, 1))
+        flat = Geometry.from_spacing((1, 34, 36), (1, 1, 1))
         changes = {"image": Volume(volume.array[:1], flat), "labels": labels[8:9]}
     elif "image" in changes:
         even = np.full(volume.array.shape, changes["image"], np.float32)
@@ -77,7 +77,7 @@ def test_a_class_that_is_empty_everywhere_is_an_error_that_names_it():
 
 
 def test_nothing_left_says_what_was_left_out():
-    empty = np.zeros((36, 40, 44), np.uint8)
+    empty = np.zeros((24, 34, 36), np.uint8)
     with pytest.raises(SettingsError, match=r"no case to learn from\. Left out: a: nothing is"):
         check_cases([case(0, name="a", labels=empty)])
 
