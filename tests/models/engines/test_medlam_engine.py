@@ -7,6 +7,7 @@ import pytest
 import torch
 from knowing_medlam import Kept, Knowing, body, loaded, marks, stored, template
 
+from napari_openmedlab.cohort.library_features import FolderFeatures
 from napari_openmedlab.errors import Cancelled, CheckpointError, EngineError, ReadError
 from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.geometry.volume import Geometry, Volume
@@ -116,23 +117,20 @@ def test_all_structures_together_or_each_alone_are_found_at_the_same_place(engin
     assert alone.found[0].points == together.found[1].points
 
 
-def test_slabs_of_a_structure_come_as_its_parts(engine, network):
-    middle = (48, 44, 70)
+def test_slabs_of_a_structure_are_structures_like_others(engine, network):
+    """As a library cuts them from masks; cohorts put them together."""
     one = template(
         body(),
         marks("liver", *LIVER),
-        marks("liver [1/2]", LIVER[0], middle),
+        marks("liver [1/2]", LIVER[0], (48, 44, 70)),
         marks("liver [2/2]", (48, 30, 50), LIVER[1]),
-        marks("kidney [1/2]", *KIDNEY),
     )
     scan = body((8, 2, 4), (90, 74, 84))
-    answer = locate(engine, scan, one, structures=())
-    assert [each.name for each in answer.found] == ["liver", "kidney [1/2]"]
-    lower, upper = answer.found[0].parts
-    assert np.abs(np.array(lower.start) - (32, 28, 46)).max() <= 1
-    assert np.abs(np.array(upper.stop) - (49, 43, 67)).max() <= 1
-    assert lower.stop[0] - upper.start[0] in (0, 1, 2)
-    assert answer.found[1].parts == ()
+    whole, lower, upper = locate(engine, scan, one, structures=()).found
+    assert np.abs(np.array(lower.box.start) - (32, 28, 46)).max() <= 1
+    assert np.abs(np.array(upper.box.stop) - (49, 43, 67)).max() <= 1
+    assert lower.box.stop[0] - upper.box.start[0] in (0, 1, 2)
+    assert whole.parts == ()
 
 
 # -- outside the field of view -----------------------------------------------------------------
@@ -187,6 +185,22 @@ def test_features_are_kept_and_serve_without_the_image(engine, network):
     again = locate(engine, scan, replace(one, load=None), structures=())
     assert again.provenance["points_learnt"] == 0
     assert again.found == first.found
+
+
+def test_a_librarys_folder_keeps_features_and_drops_those_of_other_weights(
+    engine, network, monkeypatch, tmp_path
+):
+    folder, scan = FolderFeatures(tmp_path / "features"), body((10, 4, 8), (84, 70, 80))
+    one = liver_and_kidney(folder)
+    first = locate(engine, scan, one, structures=())
+    before = set(folder.keys())
+    assert len(before) == 2
+    engine.unload()
+    assert locate(engine, scan, replace(one, load=None), structures=()).found == first.found
+    put(engine, monkeypatch, network, sha256="1" * 64)
+    locate(engine, scan, one, structures=())
+    assert len(folder.keys()) == 2
+    assert not before & set(folder.keys())
 
 
 def test_features_of_all_scales_serve_the_quick_mode(engine, network):
@@ -245,8 +259,11 @@ def test_a_template_that_cannot_be_read_is_left_out(engine, network):
         raise ReadError("old.nii.gz is gone")
 
     bad = replace(liver_and_kidney(name="two"), load=gone)
-    found = locate(engine, body((8, 2, 4), (90, 74, 84)), liver_and_kidney(), bad).found[0]
+    magnetic = replace(bad, id="three", load=lambda: replace(body(name="knee"), modality="MR"))
+    scan = body((8, 2, 4), (90, 74, 84))
+    found = locate(engine, scan, liver_and_kidney(), bad, magnetic).found[0]
     assert found.templates == 1
+    assert any("'three' was left out: 'knee' is MR" in note for note in found.notes)
     assert "Template 'two' was left out: old.nii.gz is gone." in found.notes
     with pytest.raises(EngineError, match=r"old\.nii\.gz is gone"):
         locate(engine, body(), bad)
@@ -273,6 +290,8 @@ def test_names_are_checked(engine, network):
         locate(engine, body(), liver_and_kidney(), structures=("spleen",))
     with pytest.raises(EngineError, match="there is no template"):
         locate(engine, body())
+    with pytest.raises(EngineError, match="no structure is marked on any template"):
+        locate(engine, body(), template(body()))
     twice = template(body(), marks("liver", *LIVER), marks("liver", *KIDNEY))
     with pytest.raises(EngineError, match="two structures named 'liver'"):
         locate(engine, body(), twice)

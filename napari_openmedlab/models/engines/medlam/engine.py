@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,9 +78,7 @@ class MedLam:
         monitor : Monitor
             Hears of every patch; a cancel acts at the next one.
         structures : sequence of str
-            Names to look for; empty: all that any template has. Structures named ``NAME [1/n]``
-            to ``NAME [n/n]`` are slabs of NAME (MedLSAM's sub-patches, cut from its mask): their
-            boxes come as ``Found.parts`` of NAME.
+            Names to look for; empty: all that any template has.
 
         Returns
         -------
@@ -99,14 +96,13 @@ class MedLam:
         """
         began = time.perf_counter()
         options = get_spec(ENGINE_ID).check_options(options)
-        names, slabs = _names(templates, structures)
-        wanted = tuple(dict.fromkeys(each for name in names for each in (name, *slabs[name])))
+        names = _names(templates, structures)
         prepared = prepare(volume, monitor)
         read = time.perf_counter()
 
         def attempt(loaded: Loaded) -> _Run:
             loaded.network.to(memory_format=loaded.network.memory_format)
-            return self._search(loaded, prepared, templates, wanted, options, monitor)
+            return self._search(loaded, prepared, templates, names, options, monitor)
 
         run = self._weights.run(options, monitor, attempt)
         if not run.gathered.known:
@@ -115,7 +111,7 @@ class MedLam:
                 engine=ENGINE_ID,
                 stage="templates",
             )
-        found = tuple(_found(name, run, prepared, slabs[name]) for name in names)
+        found = tuple(_found(name, run, prepared) for name in names)
         provenance = {
             "engine": ENGINE_ID,
             **run.loaded.provenance(),
@@ -161,10 +157,8 @@ class MedLam:
         return _Run(loaded, gathered, refine(loaded, query, jumps, known, scales, steps))
 
 
-def _names(
-    templates: Sequence[Template], structures: Sequence[str]
-) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-    """Return the structures to look for, and the slabs of each, checked against the templates."""
+def _names(templates: Sequence[Template], structures: Sequence[str]) -> tuple[str, ...]:
+    """Return the structures to look for, checked against the templates."""
     if not templates:
         raise EngineError(
             "there is no template: mark the structures on a scan first",
@@ -181,33 +175,25 @@ def _names(
                 stage="templates",
             )
         there.update(dict.fromkeys(own))
+    if not there:
+        raise EngineError(
+            "no structure is marked on any template", engine=ENGINE_ID, stage="templates"
+        )
     if unknown := [name for name in structures if name not in there]:
         raise EngineError(
-            f"no template has {', '.join(unknown)}; there are: {', '.join(there) or 'none'}",
+            f"no template has {', '.join(unknown)}; there are: {', '.join(there)}",
             engine=ENGINE_ID,
             stage="templates",
         )
-    slabs = {name: _slabs_of(name, there) for name in there}
-    parts = {part for each in slabs.values() for part in each}
-    names = structures or [name for name in there if name not in parts]
-    return tuple(dict.fromkeys(names)), slabs
-
-
-def _slabs_of(name: str, there: Iterable[str]) -> tuple[str, ...]:
-    """Return ``NAME [1/n]`` to ``NAME [n/n]`` if all are there (with one n), else nothing."""
-    pattern = re.compile(re.escape(name) + r" \[(\d+)/(\d+)\]")
-    hits = [(int(m[1]), int(m[2]), each) for each in there if (m := pattern.fullmatch(each))]
-    hits.sort()
-    whole = [(number, len(hits)) for number in range(1, len(hits) + 1)]
-    return tuple(each for *_, each in hits) if [h[:2] for h in hits] == whole else ()
+    return tuple(dict.fromkeys(structures or there))
 
 
 def _all_notes(gathered: Gathered) -> list[str]:
     return list(dict.fromkeys(note for notes in gathered.notes.values() for note in notes))
 
 
-def _found(name: str, run: _Run, prepared: Prepared, slabs: Sequence[str]) -> Found:
-    """Return one structure's answer, with its slabs' boxes if all of them were looked for."""
+def _found(name: str, run: _Run, prepared: Prepared) -> Found:
+    """Return one structure's answer."""
     told = tuple(run.gathered.notes.get(name, ()))
     known, located = run.gathered.known.get(name), run.located.get(name)
     if known is None or located is None:
@@ -217,11 +203,6 @@ def _found(name: str, run: _Run, prepared: Prepared, slabs: Sequence[str]) -> Fo
     verdict = judge(checks)
     world = prepared.grid.world(located.voxels)
     box = box_of_walls(world, prepared.grid.source)
-    parts = [
-        box_of_walls(prepared.grid.world(run.located[slab].voxels), prepared.grid.source)
-        for slab in slabs
-        if slab in run.located
-    ]
     found = verdict.found and not box.is_empty
     return Found(
         name,
@@ -232,5 +213,4 @@ def _found(name: str, run: _Run, prepared: Prepared, slabs: Sequence[str]) -> Fo
         len(known.templates),
         checks,
         (*told, *verdict.notes) if found else (*told, _NOT_FOUND, *verdict.notes),
-        tuple(parts) if found and len(parts) == len(slabs) else (),
     )

@@ -68,11 +68,18 @@ class Gathered:
 def signature(loaded: Loaded, template: Template, marks: Landmarks, scales: Sequence[int]) -> str:
     """Return the name under which features are kept.
 
-    It holds all that decides them: weights, precision, pre-processing, scan, points and scales.
+    It holds all that decides them: before the ``@`` the scan, points, precision and scales, after
+    it the weights and the pre-processing. A library may drop what differs after the ``@`` only.
     """
+    network, sha256, precision = loaded.key
     points = ";".join(",".join(map(repr, point)) for point in marks.points)
-    parts = (f"medlam-{VERSION}", *loaded.key, template.content, points, repr(tuple(scales)))
-    return hashlib.blake2b("|".join(parts).encode(), digest_size=20).hexdigest()
+    place = _short(f"{template.content}|{points}")
+    levels = "".join(map(str, scales))
+    return f"medlam-{precision}-{levels}-{place}@{_short(f'{VERSION}|{network}|{sha256}')}"
+
+
+def _short(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def gather(lesson: Lesson, templates: Sequence[Template], names: Sequence[str]) -> Gathered:
