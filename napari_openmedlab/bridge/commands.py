@@ -10,12 +10,14 @@ from napari_openmedlab.bridge.preferences import PLUGIN
 from napari_openmedlab.bridge.readers import PATTERNS
 
 __all__ = [
+    "open_axons_panel",
     "open_cohort_panel",
     "open_export_panel",
     "open_image",
     "open_models_panel",
     "open_organs_panel",
     "open_segment_panel",
+    "open_train_panel",
     "prefer_our_reader",
 ]
 
@@ -23,6 +25,11 @@ __all__ = [
 def open_segment_panel(viewer: napari.viewer.Viewer) -> None:
     """Open the Segment panel in this viewer, or bring it to the front."""
     _show(viewer, "Segment")
+
+
+def open_axons_panel(viewer: napari.viewer.Viewer) -> None:
+    """Open the Axons panel in this viewer, or bring it to the front."""
+    _show(viewer, "Axons")
 
 
 def open_export_panel(viewer: napari.viewer.Viewer) -> None:
@@ -43,6 +50,11 @@ def open_organs_panel(viewer: napari.viewer.Viewer) -> None:
 def open_cohort_panel(viewer: napari.viewer.Viewer) -> None:
     """Open the Cohort panel in this viewer, or bring it to the front."""
     _show(viewer, "Cohort")
+
+
+def open_train_panel(viewer: napari.viewer.Viewer) -> None:
+    """Open the Train panel in this viewer, or bring it to the front."""
+    _show(viewer, "Train")
 
 
 def _show(viewer: Any, panel: str) -> None:

@@ -1,4 +1,4 @@
-"""The axon engines keep the block contract; Axon-Seg equals its networks and published stitching."""
+"""The axon engines keep the block contract; Axon-Seg equals its networks and their stitching."""
 
 import json
 

@@ -1,0 +1,220 @@
+"""The work behind the Axons panel: previews, plans, runs and exports, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtWidgets import QWidget
+
+from napari_openmedlab.axons.plan import Plan, Settings, make_plan
+from napari_openmedlab.axons.preview import Preview, box_around, preview
+from napari_openmedlab.axons.run import execute
+from napari_openmedlab.axons.source import Source, open_source
+from napari_openmedlab.axons.store import Results, relabel
+from napari_openmedlab.axons.survey import Survey
+from napari_openmedlab.errors import Cancelled, OpenMedLabError
+from napari_openmedlab.geometry.boxes import Box
+from napari_openmedlab.models.catalogue import load_engine
+from napari_openmedlab.models.contract import Monitor, Progress
+from napari_openmedlab.widgets.model_jobs import Job, ModelWorker, WorkerLife
+from napari_openmedlab.widgets.worker_bridge import ActivityEntry
+
+__all__ = ["AxonDesk"]
+
+
+@dataclass(eq=False)
+class _Task(Job):
+    """A job with a result, and what is to be done with it in the window's thread."""
+
+    then: Callable[[Any], None] = field(default=lambda result: None)
+    result: Any = None
+
+
+class AxonDesk(QObject):
+    """Does the panel's work in one thread, and says in the window's thread what came of it.
+
+    Attributes
+    ----------
+    previewed : Signal(Preview)
+    planned : Signal(Plan)
+    finished : Signal(Results)
+        A run, or results that were opened or given another threshold.
+    opened : Signal(Source)
+    progressed : Signal(Progress)
+    busy_changed : Signal(bool)
+    said : Signal(str, str)
+        A sentence and its severity.
+    """
+
+    previewed = Signal(object)
+    planned = Signal(object)
+    finished = Signal(object)
+    opened = Signal(object)
+    progressed = Signal(object)
+    busy_changed = Signal(bool)
+    said = Signal(str, str)
+
+    def __init__(self, panel: QWidget) -> None:
+        super().__init__(panel)
+        self._worker = ModelWorker()
+        self.activity = ActivityEntry()
+        self._life = WorkerLife(self._worker, self.activity)
+        self._engine: tuple[str, Any] | None = None
+        self._surveys: dict[tuple[Any, ...], Survey] = {}
+        self._waiting = 0
+        queued = Qt.ConnectionType.QueuedConnection
+        self._worker.started.connect(self._on_started, queued)
+        self._worker.progressed.connect(self._on_progress, queued)
+        self._worker.finished.connect(self._on_finished, queued)
+        self._worker.failed.connect(self._on_failed, queued)
+        self.activity.cancelled.connect(self.cancel)
+        self._life.start(panel)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something runs or waits."""
+        return self._waiting > 0
+
+    # -- work ------------------------------------------------------------------------------
+
+    def open(self, path: Path) -> None:
+        """Open a volume lazily."""
+
+        def work(_: Monitor) -> tuple[Source, str]:
+            source = open_source(path)
+            return source, f"{source.name}: {' x '.join(map(str, source.shape))} voxels."
+
+        self._submit("opening", path.name, work, self.opened.emit)
+
+    def preview(
+        self, source: Source, settings: Settings, at: tuple[float, ...] | None, box: Box | None
+    ) -> None:
+        """Score the block around a voxel, or a box."""
+
+        def work(monitor: Monitor) -> tuple[Preview, str]:
+            engine = self._loaded(settings.engine)
+            where = box if box is not None else box_around(source, settings, engine, at or ())
+            key = (id(source.volume.array), settings.region, settings.normalisation)
+            known = self._surveys.get(key)
+            found = preview(source, settings, engine, where, monitor, known)
+            self._surveys = {key: found.survey}
+            return found, f"Preview of {' x '.join(map(str, found.box.shape))} voxels in " \
+                f"{found.seconds:.1f} s."  # fmt: skip
+
+        self._submit("previewing", source.name, work, self.previewed.emit)
+
+    def plan(self, source: Source, settings: Settings) -> None:
+        """Estimate what a run takes."""
+
+        def work(monitor: Monitor) -> tuple[Plan, str]:
+            plan = make_plan(source, settings, self._loaded(settings.engine), monitor)
+            return plan, "Estimated from one block."
+
+        self._submit("planning", source.name, work, self.planned.emit)
+
+    def run(self, source: Source, settings: Settings, folder: Path) -> None:
+        """Carry out a run, or what is left of it."""
+
+        def work(monitor: Monitor) -> tuple[Results, str]:
+            engine = self._loaded(settings.engine)
+            plan = make_plan(source, settings, engine, monitor, timed=False)
+            results = execute(plan, folder, engine, monitor)
+            voxels = sum(int(facts["voxels"]) for facts in results.done().values())
+            return results, f"Done: {voxels / plan.region.size:.2%} of the voxels are axon."
+
+        self._submit("finding axons", source.name, work, self.finished.emit)
+
+    def show(self, folder: Path) -> None:
+        """Open the results of a folder."""
+
+        def work(_: Monitor) -> tuple[Results, str]:
+            results = Results.open(folder)
+            done, total = len(results.done()), results.run["blocks"]
+            return results, f"{done} of {total} blocks are done."
+
+        self._submit("opening", folder.name, work, self.finished.emit)
+
+    def relabel(self, results: Results, threshold: float) -> None:
+        """Make the labels of results anew."""
+
+        def work(monitor: Monitor) -> tuple[Results, str]:
+            made = relabel(results.folder, threshold, monitor)
+            return made, f"Labels at the threshold {threshold:g}."
+
+        self._submit("labelling", results.folder.name, work, self.finished.emit)
+
+    def export(
+        self,
+        doing: str,
+        work: Callable[[Monitor], tuple[Any, str]],
+        then: Callable[[Any], None] = lambda result: None,
+    ) -> None:
+        """Do other work with results."""
+        self._submit(doing, "", work, then)
+
+    def cancel(self) -> None:
+        """Stop what runs, at its next step."""
+        self._worker.cancel()
+
+    def close(self) -> None:
+        """Stop for good."""
+        self._life.end()
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _loaded(self, engine_id: str) -> Any:
+        """Return the engine; the one used last stays loaded. Only in the worker's thread."""
+        if self._engine is None or self._engine[0] != engine_id:
+            if self._engine is not None:
+                self._engine[1].unload()
+            self._engine = (engine_id, load_engine(engine_id))
+        return self._engine[1]
+
+    def _submit(
+        self,
+        doing: str,
+        title: str,
+        work: Callable[[Monitor], tuple[Any, str]],
+        then: Callable[[Any], None],
+    ) -> None:
+        task = _Task("", doing, title, lambda _: "", then=then)
+
+        def whole(monitor: Monitor) -> str:
+            task.result, text = work(monitor)
+            return text
+
+        task.work = whole
+        self._waiting += 1
+        self.busy_changed.emit(True)
+        self._worker.submit(task)
+
+    def _on_started(self, task: _Task) -> None:
+        self.activity.begin(f"{task.doing} {task.title}".strip())
+        self.said.emit(f"{task.doing} {task.title}".strip().capitalize() + "…", "busy")
+
+    def _on_progress(self, _: _Task, progress: Progress) -> None:
+        self.activity.report(progress)
+        self.progressed.emit(progress)
+
+    def _on_finished(self, task: _Task, text: str) -> None:
+        self._ended()
+        task.then(task.result)
+        self.said.emit(text, "done")
+
+    def _on_failed(self, task: _Task, error: OpenMedLabError) -> None:
+        self._ended()
+        if isinstance(error, Cancelled):
+            kept = " Finished blocks are kept; Run goes on." if "finding" in task.doing else ""
+            self.said.emit(f"Cancelled.{kept}", "unsure")
+        else:
+            self.said.emit(str(error), "error")
+
+    def _ended(self) -> None:
+        self._waiting -= 1
+        if not self._waiting:
+            self.activity.end()
+            self.busy_changed.emit(False)

@@ -1,0 +1,441 @@
+"""The Axons panel: axons in volumes larger than memory, from a preview to files.
+
+The panel holds no work of its own: it asks :mod:`napari_openmedlab.axons` through its desk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import napari
+import numpy as np
+from napari.layers import Image, Layer, Shapes
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QEvent
+from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
+
+from napari_openmedlab.axons.plan import Plan, Settings
+from napari_openmedlab.axons.preview import Preview
+from napari_openmedlab.axons.run import time_text
+from napari_openmedlab.axons.source import Source
+from napari_openmedlab.axons.store import Results
+from napari_openmedlab.bridge.axon_layers import (
+    box_of_shape,
+    image_layer,
+    preview_layers,
+    result_layers,
+    source_of_layer,
+    voxel_size_of,
+)
+from napari_openmedlab.bridge.positions import index_at, visible_box
+from napari_openmedlab.bridge.viewer import layer_position, plain_viewer
+from napari_openmedlab.errors import GeometryError, OpenMedLabError, SettingsError
+from napari_openmedlab.geometry.boxes import Box
+from napari_openmedlab.models.catalogue import EngineSpec, engines
+from napari_openmedlab.models.checkpoints.disk import size_text
+from napari_openmedlab.models.contract import Progress
+from napari_openmedlab.widgets.axon_desk import AxonDesk
+from napari_openmedlab.widgets.axon_exports import AxonExports
+from napari_openmedlab.widgets.axon_sections import (
+    ExportSection,
+    FindSection,
+    MethodSection,
+    RunSection,
+    VolumeSection,
+)
+from napari_openmedlab.widgets.image_chooser import LayerChooser
+from napari_openmedlab.widgets.local_models import LocalModels
+from napari_openmedlab.widgets.model_door import open_models
+from napari_openmedlab.widgets.sections import scrolled
+
+__all__ = ["AxonsWidget"]
+
+_WIDTH = 360
+
+
+class AxonsWidget(QWidget):
+    """Find axons in a volume of any size.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+    """
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self._viewer = plain_viewer(viewer)
+        self._had_parent = False
+        self._specs: tuple[EngineSpec, ...] = engines("blocks")
+        self._preview: Preview | None = None
+        self._shown: dict[str, Layer] = {}
+        self.results: Results | None = None
+        self._build()
+        self._local = LocalModels(self)
+        self.desk = AxonDesk(self)
+        self.exports = AxonExports(self.desk, self._viewer, lambda: self.results, self.say)
+        self._chooser = LayerChooser(self._viewer, self.volume.choice, self._is_scan, parent=self)
+        self._connect()
+        self._on_engine()
+        self._chooser.refresh()
+        self._refresh()
+
+    # -- building --------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        self.setMinimumWidth(_WIDTH)
+        self.volume = VolumeSection()
+        self.method = MethodSection()
+        self.find = FindSection()
+        self.go = RunSection()
+        self.files = ExportSection()
+        for spec in self._specs:
+            self.method.engine.addItem(spec.title, spec.id)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(scrolled((self.volume, self.method, self.find, self.go, self.files)))
+
+    def _connect(self) -> None:
+        self._chooser.chosen.connect(self._on_image)
+        self._local.changed.connect(self._show_models)
+        self.method.engine.activated.connect(lambda _: self._on_engine())
+        self.method.get.clicked.connect(lambda: open_models(self._viewer, self.spec))
+        self.volume.open_folder.clicked.connect(self._on_open_folder)
+        self.volume.open_file.clicked.connect(self._on_open_file)
+        self.find.pick.toggled.connect(self._on_pick)
+        self.find.middle.clicked.connect(lambda: self._asked(self.preview_middle))
+        self.find.box.clicked.connect(lambda: self._asked(self.preview_box))
+        self.find.threshold.valueChanged.connect(self._on_threshold)
+        self.find.apply.clicked.connect(lambda: self._asked(self.apply_threshold))
+        self.go.browse.clicked.connect(self._on_browse)
+        self.go.estimate.clicked.connect(lambda: self._asked(self.estimate))
+        self.go.run.clicked.connect(lambda: self._asked(self.run))
+        self.go.cancel.clicked.connect(lambda: self.desk.cancel())
+        self.go.open.clicked.connect(self._on_open_results)
+        self.files.swc.clicked.connect(lambda: self.exports.ask("swc", self))
+        self.files.branches.clicked.connect(lambda: self.exports.ask("branches", self))
+        self.files.density.clicked.connect(lambda: self.exports.ask("density", self))
+        desk = self.desk
+        desk.said.connect(self.say)
+        desk.busy_changed.connect(self._on_busy)
+        desk.progressed.connect(self._on_progress)
+        desk.previewed.connect(self._on_previewed)
+        desk.planned.connect(self._on_planned)
+        desk.finished.connect(self.show_results)
+        desk.opened.connect(self.add_source)
+
+    # -- what is chosen --------------------------------------------------------------------
+
+    @property
+    def spec(self) -> EngineSpec:
+        """The chosen engine."""
+        return self._specs[max(0, self.method.engine.currentIndex())]
+
+    @property
+    def image(self) -> Image | None:
+        """The chosen image layer."""
+        return self._chooser.layer
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which a voxel is axon."""
+        return self.find.threshold.value() / 100
+
+    def source(self) -> Source:
+        """Return the chosen image as a source, with the voxel size as it is typed in.
+
+        Raises
+        ------
+        SettingsError
+            If no image is chosen, or the voxel size makes no sense.
+        """
+        if self.image is None:
+            raise SettingsError("Open a volume first: File > Open, or Folder… above.")
+        text = self.volume.size.text().strip()
+        if not text:
+            return source_of_layer(self.image)
+        try:
+            z, y, x = (float(part) for part in text.replace(";", ",").split(","))
+        except ValueError as error:
+            raise SettingsError(
+                f"A voxel size reads 'z, y, x' in um, for example '4, 2, 2'; got '{text}'."
+            ) from error
+        return source_of_layer(self.image, (z, y, x))
+
+    def settings(self, source: Source, *, whole: bool = False) -> Settings:
+        """Return what the panel's inputs say.
+
+        Parameters
+        ----------
+        source : Source
+        whole : bool
+            Leave the region out, as previews do.
+        """
+        return Settings(
+            engine=self.spec.id,
+            options=self.spec.check_options(self.method.form.values()),
+            region=None if whole else self._region(source),
+            threshold=self.threshold,
+            normalisation=self.method.normalise.currentData(),
+            skip_background=self.method.skip.isChecked(),
+        )
+
+    def _region(self, source: Source) -> Box | None:
+        chosen = self.volume.region.currentData()
+        assert self.image is not None
+        if chosen == "box":
+            return box_of_shape(self._shapes(), self.image, source.shape)
+        if chosen == "view":
+            box = visible_box(self._viewer, self.image, source.shape)
+            if box.is_empty:
+                raise GeometryError("The view shows nothing of the volume; zoom out.")
+            return box
+        return None
+
+    def _shapes(self) -> Shapes:
+        layers = [each for each in self._viewer.layers if isinstance(each, Shapes)]
+        active = self._viewer.layers.selection.active
+        if isinstance(active, Shapes):
+            return active
+        if not layers:
+            raise SettingsError("Add a Shapes layer and draw a rectangle in it first.")
+        return layers[-1]
+
+    # -- previews --------------------------------------------------------------------------
+
+    def preview_at(self, index: Any) -> None:
+        """Preview the block around a voxel (z, y, x) of the image."""
+        source = self.source()
+        at = tuple(float(v) for v in index)
+        self.desk.preview(source, self.settings(source, whole=True), at, None)
+
+    def preview_middle(self) -> None:
+        """Preview the block in the middle of what the view shows."""
+        source = self.source()
+        assert self.image is not None
+        box = visible_box(self._viewer, self.image, source.shape)
+        if box.is_empty:
+            raise GeometryError("The view shows nothing of the volume; zoom out.")
+        point = layer_position(self._viewer, self.image, self._viewer.dims.point)
+        middle = [(a + b) / 2 for a, b in zip(box.start, box.stop, strict=True)]
+        here = index_at(self.image, point)
+        for axis in self._viewer.dims.not_displayed[-3:]:
+            middle[axis - self._viewer.dims.ndim + 3] = here[axis - self._viewer.dims.ndim + 3]
+        self.preview_at(middle)
+
+    def preview_box(self) -> None:
+        """Preview the drawn box."""
+        source = self.source()
+        assert self.image is not None
+        box = box_of_shape(self._shapes(), self.image, source.shape)
+        self.desk.preview(source, self.settings(source, whole=True), None, box)
+
+    def _on_pick(self, on: bool) -> None:
+        callbacks = self._viewer.mouse_drag_callbacks
+        if on and self._clicked not in callbacks:
+            callbacks.append(self._clicked)
+            self.say("Click on the image to preview the block there.")
+        elif not on and self._clicked in callbacks:
+            callbacks.remove(self._clicked)
+
+    def _clicked(self, _: Any, event: Any) -> Any:
+        """Preview where the mouse was pressed and released without a drag."""
+        pressed = event.position
+        yield
+        while event.type == "mouse_move":
+            yield
+        image = self.image
+        if image is None or np.abs(np.subtract(event.position, pressed)).max() > 1e-6:
+            return
+        place = index_at(image, layer_position(self._viewer, image, pressed))
+        self._asked(lambda: self.preview_at(place))
+
+    def _on_previewed(self, found: Preview) -> None:
+        self._preview = found
+        if self.image is None:
+            return
+        probability, labels = preview_layers(self.image, found, self.threshold)
+        self._put("probability", self._viewer.add_image, *probability)
+        self._put("labels", self._viewer.add_labels, *labels)
+
+    def _put(self, key: str, add: Callable[..., Layer], data: Any, arguments: Any) -> None:
+        """Show a preview layer, or give the one that is there its new data and place."""
+        layer = self._shown.get(key)
+        active = self._viewer.layers.selection.active
+        if layer is not None and layer in self._viewer.layers:
+            self._viewer.layers.remove(layer)
+        self._shown[key] = add(data, **arguments)
+        self._viewer.layers.selection.active = active
+
+    def _on_threshold(self, value: int) -> None:
+        self.find.value.setText(f"{value / 100:.2f}")
+        layer = self._shown.get("labels")
+        if self._preview is not None and layer is not None and layer in self._viewer.layers:
+            layer.data = self._preview.labels(self.threshold)
+        self._refresh()
+
+    # -- runs ------------------------------------------------------------------------------
+
+    def estimate(self) -> None:
+        """Ask what the run would take."""
+        source = self.source()
+        self._ask_for_size(source)
+        self.desk.plan(source, self.settings(source))
+
+    def run(self) -> None:
+        """Start the run, or go on with it."""
+        source = self.source()
+        self._ask_for_size(source)
+        folder = self.go.folder.text().strip()
+        if not folder:
+            raise SettingsError("Choose a folder for the results first.")
+        if need := self._local.need(self.spec, self.method.form.values()):
+            raise SettingsError(need.text.replace("your prompts are kept", "nothing is lost"))
+        self.desk.run(source, self.settings(source), Path(folder))
+
+    def apply_threshold(self) -> None:
+        """Make the labels of the opened results anew."""
+        if self.results is not None:
+            self.desk.relabel(self.results, self.threshold)
+
+    def _ask_for_size(self, source: Source) -> None:
+        """Raise once if the voxel size is not known: lengths in files would be wrong."""
+        if source.spacing is None and self.volume.size.text().strip() == "":
+            self.volume.size.setFocus()
+            if not self.volume.size.property("asked"):
+                self.volume.size.setProperty("asked", True)
+                raise SettingsError(
+                    "The voxel size is not known: type it in as 'z, y, x' in um. Press again to "
+                    "go on in voxels."
+                )
+
+    def _on_planned(self, plan: Plan) -> None:
+        work = len(plan.blocks) - len(plan.skipped)
+        folder = Path(self.go.folder.text().strip() or Path.home())
+        self.go.takes.setText(
+            f"{work} blocks ({len(plan.skipped)} more are background), about "
+            f"{time_text(plan.seconds)}, {size_text(plan.memory)} of memory, at most "
+            f"{size_text(plan.disk)} on the disk ({size_text(plan.free_disk(folder))} free)."
+        )
+        self.go.takes.show()
+
+    def show_results(self, results: Results) -> None:
+        """Show probability and labels of a run in all resolutions, in place of older ones."""
+        for layer in [each for each in self._viewer.layers if _of(each, results.folder)]:
+            self._viewer.layers.remove(layer)
+        self.results = results
+        try:
+            for kind, data, arguments in result_layers(results):
+                self._viewer.add_layer(kind(data, **arguments))
+        except OpenMedLabError as error:
+            self.say(str(error), "error")
+        self.find.threshold.setValue(round(results.threshold * 100))
+        self.go.folder.setText(str(results.folder))
+        self._refresh()
+
+    # -- files -----------------------------------------------------------------------------
+
+    def add_source(self, source: Source) -> None:
+        """Show an opened volume as an image layer that reads as it is looked at."""
+        data, arguments = image_layer(source)
+        layer = self._viewer.add_image(data, **arguments)
+        self._chooser.choose(layer)
+
+    def _on_open_folder(self) -> None:
+        chosen = QFileDialog.getExistingDirectory(self, "OME-Zarr or folder of TIFF slices")
+        if chosen:
+            self.desk.open(Path(chosen))
+
+    def _on_open_file(self) -> None:
+        chosen, _ = QFileDialog.getOpenFileName(self, "TIFF stack", "", "TIFF (*.tif *.tiff)")
+        if chosen:
+            self.desk.open(Path(chosen))
+
+    def _on_browse(self) -> None:
+        chosen = QFileDialog.getExistingDirectory(self, "Folder for the results")
+        if chosen:
+            self.go.folder.setText(chosen)
+
+    def _on_open_results(self) -> None:
+        chosen = QFileDialog.getExistingDirectory(self, "Folder of a run")
+        if chosen:
+            self.desk.show(Path(chosen))
+
+    # -- what the user sees ----------------------------------------------------------------
+
+    def say(self, text: str, severity: str = "info") -> None:
+        """Show a sentence in the status line; errors also as napari notification."""
+        self.go.status.say(text, severity)
+        if severity == "error":
+            show_error(text)
+
+    def _asked(self, command: Callable[[], None]) -> None:
+        try:
+            command()
+        except OpenMedLabError as error:
+            self.say(str(error), "unsure")
+
+    def _on_engine(self) -> None:
+        self.method.form.show_spec(self.spec, {})
+        self.method.get.setVisible(bool(self.spec.networks))
+        self._show_models()
+
+    def _show_models(self) -> None:
+        self.method.form.show_models(self._local.fitting(self.spec))
+
+    def _on_image(self, image: Image | None) -> None:
+        size = voxel_size_of(image) if image is not None and image.ndim == 3 else None
+        self.volume.size.setProperty("asked", False)
+        self.volume.size.setText(", ".join(f"{v:g}" for v in size) if size else "")
+        note = "" if size or image is None else "The voxel size is not known: type it in."
+        self.volume.note.setText(note)
+        self.volume.note.setVisible(bool(note))
+        if image is None:
+            self.say("Open a volume to begin: File > Open, or Folder… above.")
+        else:
+            self.say("Preview a block, move the threshold, then run the whole volume.")
+        self._refresh()
+
+    def _on_busy(self, busy: bool) -> None:
+        self.go.bar.setVisible(busy)
+        if busy:
+            self.go.bar.setRange(0, 0)
+        self._refresh()
+
+    def _on_progress(self, progress: Progress) -> None:
+        self.go.bar.setRange(0, progress.total)
+        self.go.bar.setValue(progress.done)
+        if progress.text and progress.total:
+            self.go.status.say(progress.text.capitalize() + ".", "busy")
+
+    def _refresh(self) -> None:
+        ready = self.image is not None and not self.desk.busy
+        for each in (self.find.middle, self.find.box, self.go.estimate, self.go.run):
+            each.setEnabled(ready)
+        self.find.pick.setEnabled(self.image is not None)
+        self.go.cancel.setEnabled(self.desk.busy)
+        done = self.results is not None and not self.desk.busy
+        for each in (self.files.swc, self.files.branches, self.files.density):
+            each.setEnabled(done)
+        moved = self.results is not None and abs(self.results.threshold - self.threshold) > 1e-6
+        self.find.apply.setEnabled(done and moved)
+
+    def _is_scan(self, layer: Layer) -> bool:
+        ours = layer in self._shown.values() or "axons" in layer.metadata
+        return isinstance(layer, Image) and not layer.rgb and layer.ndim == 3 and not ours
+
+    def event(self, event: QEvent) -> bool:
+        """Stop for good when the panel is taken out of the window."""
+        if event.type() == QEvent.Type.ParentChange:
+            if self.parent() is not None:
+                self._had_parent = True
+            elif self._had_parent:
+                self.find.pick.setChecked(False)
+                self._chooser.stop()
+                self.desk.close()
+        return bool(super().event(event))
+
+
+def _of(layer: Layer, folder: Path) -> bool:
+    return bool(layer.metadata.get("axons") == str(folder))

@@ -1,0 +1,199 @@
+"""The Axons panel in a real viewer: preview, threshold, run, cancel, go on, export."""
+
+import block_engines
+import numpy as np
+import pytest
+import tifffile
+from block_engines import Smooth
+from conftest import Hand
+from napari.layers import Image, Labels
+
+from napari_openmedlab.axons.store import Results
+from napari_openmedlab.models import catalogue
+
+SAMPLE = "light_sheet_axons"
+
+
+@pytest.fixture(autouse=True)
+def _engines(monkeypatch):
+    """The test engine besides ours."""
+    Smooth.calls = 0
+    specs = (*catalogue.OWN_ENGINES, block_engines.SPEC)
+    monkeypatch.setattr(catalogue, "OWN_ENGINES", specs)
+
+
+@pytest.fixture
+def panel(viewer, qtbot):
+    """A viewer with the sample and the panel, opened as napari's menus do."""
+    viewer.open_sample("napari-openmedlab", SAMPLE)
+    _, made = viewer.window.add_plugin_dock_widget("napari-openmedlab", "Axons")
+    qtbot.waitUntil(lambda: made.image is not None)
+    return made
+
+
+def wait(qtbot, panel):
+    qtbot.waitUntil(lambda: not panel.desk.busy, timeout=60_000)
+
+
+def choose(panel, engine_id):
+    row = panel.method.engine.findData(engine_id)
+    panel.method.engine.setCurrentIndex(row)
+    panel.method.engine.activated.emit(row)
+
+
+def layer(viewer, name):
+    return next((each for each in viewer.layers if each.name == name), None)
+
+
+def test_from_preview_to_swc(viewer, panel, qtbot, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    # A preview in the middle of the view, in place.
+    panel.find.middle.click()
+    wait(qtbot, panel)
+    assert "Preview of" in panel.go.status.text(), panel.go.status.text()
+    probability, labels = layer(viewer, "preview: probability"), layer(viewer, "preview: axons")
+    image = panel.image
+    box = panel._preview.box
+    np.testing.assert_allclose(
+        labels.translate, np.add(image.translate, np.multiply(image.scale, box.start))
+    )
+    assert labels.units == image.units
+    assert panel.image is image  # a preview is never taken for the volume
+
+    # The threshold moves the labels without another run.
+    before = int(labels.data.sum())
+    panel.find.threshold.setValue(25)
+    np.testing.assert_array_equal(labels.data, probability.data >= 64)
+    assert labels.data.sum() > before > 0
+    assert not panel.desk.busy
+    panel.find.threshold.setValue(50)
+
+    # What it takes, then a run that is cancelled and goes on.
+    panel.method.form.input_of("block").setValue(64)
+    panel.go.estimate.click()
+    wait(qtbot, panel)
+    assert "9 blocks" in panel.go.takes.text()
+    panel.go.folder.setText(str(out))
+    panel.go.run.click()
+    qtbot.waitUntil(lambda: (out / "journal.jsonl").exists(), timeout=60_000)
+    panel.go.cancel.click()
+    wait(qtbot, panel)
+    assert "Cancelled. Finished blocks are kept" in panel.go.status.text()
+    kept = Results.open(out).done()
+    assert 1 <= len(kept) < 9
+    panel.go.run.click()
+    wait(qtbot, panel)
+    assert panel.go.status.text().startswith("Done:")
+    done = Results.open(out).done()
+    assert len(done) == 9
+    assert {number: done[number] for number in kept} == kept
+    found = layer(viewer, "axons")
+    assert isinstance(found, Labels)
+    np.testing.assert_allclose(found.scale, image.scale)
+    assert np.asarray(found.data).any()
+    assert isinstance(layer(viewer, "axons: probability"), Image)
+
+    # Another threshold for the results: no engine runs.
+    panel.find.threshold.setValue(40)
+    panel.find.apply.click()
+    wait(qtbot, panel)
+    assert Results.open(out).threshold == 0.4
+    np.testing.assert_array_equal(layer(viewer, "axons").data, panel.results.probability[:] >= 102)
+
+    # Files.
+    swc, table = tmp_path / "axons.swc", tmp_path / "branches.csv"
+    for target, button in ((swc, panel.files.swc), (table, panel.files.branches)):
+        monkeypatch.setattr(
+            "napari_openmedlab.widgets.axon_exports.QFileDialog.getSaveFileName",
+            lambda *_, target=target: (str(target), ""),
+        )
+        button.click()
+        wait(qtbot, panel)
+        assert f"Written: {target}" in panel.go.status.text()
+    rows = np.loadtxt(swc)
+    inside = np.array(image.data.shape) * image.scale
+    assert (rows[:, 2:5] >= 0).all()
+    assert (rows[:, 2:5] <= inside[::-1]).all()
+    assert len(table.read_text().splitlines()) > 5
+
+
+def test_a_click_previews_the_block_there(viewer, panel, qtbot):
+
+    choose(panel, "smooth")
+    hand = Hand(viewer)
+    panel.find.pick.click()
+    hand.click(panel.image, (28, 40, 120))
+    wait(qtbot, panel)
+    assert panel._preview is not None, panel.go.status.text()
+    assert panel._preview.box.contains_index((28, 40, 120))
+    panel.find.pick.click()
+    first = panel._preview
+    hand.click(panel.image, (28, 140, 20))
+    wait(qtbot, panel)
+    assert panel._preview is first
+
+
+def test_a_drawn_box_is_previewed_and_run(viewer, panel, qtbot, tmp_path):
+    choose(panel, "smooth")
+    panel.find.box.click()
+    assert "Shapes layer" in panel.go.status.text()
+    image = panel.image
+    corners = np.array([[28, 20, 30], [28, 20, 70], [28, 60, 70], [28, 60, 30]], float)
+    viewer.add_shapes([corners], shape_type="rectangle", scale=image.scale, units=image.units)
+    panel.find.box.click()
+    wait(qtbot, panel)
+    assert panel._preview.box.start[1:] == (20, 30)
+    assert panel._preview.box.stop[1:] == (61, 71)
+    panel.volume.region.setCurrentIndex(2)
+    panel.go.folder.setText(str(tmp_path / "run"))
+    panel.go.run.click()
+    wait(qtbot, panel)
+    assert Results.open(tmp_path / "run").region == panel._preview.box
+
+
+def test_what_is_missing_is_said(viewer, panel, qtbot, tmp_path):
+    panel.go.run.click()
+    assert panel.go.status.text() == "Choose a folder for the results first."
+    (tmp_path / "mine.txt").write_text("mine")
+    choose(panel, "smooth")
+    panel.go.folder.setText(str(tmp_path))
+    panel.go.run.click()
+    wait(qtbot, panel)
+    assert "is not empty and holds no run" in panel.go.status.text()
+    panel.volume.size.setText("1, 2")
+    panel.find.middle.click()
+    assert "A voxel size reads" in panel.go.status.text()
+    choose(panel, "axon-seg")
+    panel.volume.size.setText("4, 2, 2")
+    panel.go.run.click()
+    assert "has no model on this computer yet" in panel.go.status.text()
+    viewer.add_image(np.zeros((8, 9, 10), np.uint8), name="bare")
+    panel._chooser.choose(layer(viewer, "bare"))
+    panel._on_image(panel.image)
+    assert panel.volume.size.text() == ""
+    choose(panel, "smooth")
+    panel.go.estimate.click()
+    assert "The voxel size is not known" in panel.go.status.text()
+
+
+def test_a_folder_of_slices_opens_without_being_read(viewer, panel, qtbot, tmp_path, monkeypatch):
+    for z in range(5):
+        tifffile.imwrite(tmp_path / f"s{z}.tif", np.full((20, 30), z, np.uint16))
+    monkeypatch.setattr(
+        "napari_openmedlab.widgets.axons.QFileDialog.getExistingDirectory",
+        lambda *_: str(tmp_path),
+    )
+    panel.volume.open_folder.click()
+    wait(qtbot, panel)
+    assert panel.image.data.shape == (5, 20, 30)
+    assert not isinstance(panel.image.data, np.ndarray)
+    assert panel.volume.note.text() == "The voxel size is not known: type it in."
+
+
+def test_the_panel_ends_with_its_work(viewer, panel, qtbot, tmp_path):
+    panel.method.form.input_of("block").setValue(32)
+    panel.go.folder.setText(str(tmp_path / "run"))
+    panel.go.run.click()
+    qtbot.waitUntil(lambda: (tmp_path / "run" / "journal.jsonl").exists(), timeout=60_000)
+    viewer.window.remove_dock_widget(panel)
+    qtbot.wait(50)  # the look-out for threads in conftest does the rest
