@@ -13,6 +13,8 @@ from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.geometry.volume import Geometry, Volume
 from napari_openmedlab.models.catalogue import load_engine
 from napari_openmedlab.models.contract import Monitor
+from napari_openmedlab.models.device import Placement
+from napari_openmedlab.models.fallback import fallbacks, run_with_fallback
 from napari_openmedlab.models.localisation import Landmarks
 
 LIVER = ((40, 30, 50), (56, 44, 70))  # body voxels
@@ -328,6 +330,36 @@ def test_a_small_scan_is_searched_with_a_warning(engine, network):
     answer = locate(engine, scan, liver_and_kidney())
     assert any("less than the 192 mm" in note for note in answer.notes)
     assert mm_off(answer.found[0], *LIVER) <= 6.1
+
+
+def test_where_memory_runs_out_the_next_try_goes_on_with_what_was_learnt(
+    engine, network, monkeypatch
+):
+    scan = body((8, 2, 4), (90, 74, 84))
+    wanted = locate(engine, scan, liver_and_kidney(), structures=()).found
+    engine.unload()
+    given, tries = loaded(network), []
+
+    def run(options, monitor, attempt):
+        def on(placement):
+            tries.append(placement.batch)
+            return attempt(replace(given, placement=placement))
+
+        return run_with_fallback(on, fallbacks(Placement(batch=2))).value
+
+    whole, count = network.maps, iter(range(100))
+
+    def short(patches, scales):
+        if next(count) == 8:
+            raise MemoryError
+        return whole(patches, scales)
+
+    monkeypatch.setattr(engine._weights, "run", run)
+    network.maps = short
+    answer = locate(engine, scan, liver_and_kidney(), structures=())
+    assert tries == [2, 1]
+    assert answer.found == wanted
+    assert answer.provenance["points_learnt"] == 6  # the liver had been learnt
 
 
 def test_some_nan_is_air(engine, network):
