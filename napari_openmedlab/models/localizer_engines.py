@@ -26,6 +26,23 @@ _MEDLAM: tuple[Option, ...] = (
     ),
 )
 
+_ATLAS: tuple[Option, ...] = (
+    Option(
+        "mode",
+        "full",
+        "full: templates are fitted on voxels of 8 mm, then of 4 mm; quick: of 8 mm only, in "
+        "about half the time.",
+        choices=("full", "quick"),
+    ),
+    Option(
+        "contrast",
+        "auto",
+        "ct: values are Hounsfield units; other: stretched between their percentiles; auto: by "
+        "the scan.",
+        choices=("auto", "ct", "other"),
+    ),
+)
+
 
 def localizer_engines(weights: Sequence[Option]) -> tuple[EngineSpec, ...]:
     """Return the entries.
@@ -47,4 +64,13 @@ def localizer_engines(weights: Sequence[Option]) -> tuple[EngineSpec, ...]:
         paper="Lei et al., MedLSAM, arXiv 2306.14752",
         networks=("medlam",),
     )
-    return (medlam,)
+    atlas = EngineSpec(
+        id="atlas",
+        title="Atlas (no training, CPU)",
+        entry="napari_openmedlab.models.engines.atlas:Atlas",
+        task="localizer",
+        summary="Training-free: lays the templates over the scan and carries their marks along. "
+        "Works at once, offline, on any contrast that templates and scans share.",
+        options=_ATLAS,
+    )
+    return (medlam, atlas)
