@@ -35,8 +35,7 @@ def class_names(record: Record, names: str = "") -> tuple[tuple[str, ...], tuple
     classes = int(record.variant.get("out_channels", len(TOTAL_SEGMENTATOR)))
     if names.strip():
         return names_from_json(_text(names), classes), ()
-    facts: Mapping[str, Any] = getattr(record, "facts", {}) or {}
-    found, notes = _known(record, classes, facts)
+    found, notes = _known(record, classes)
     return found, tuple(notes)
 
 
@@ -113,11 +112,9 @@ def _text(names: str) -> str:
         raise _bad(f"{path} can't be read") from error
 
 
-def _known(
-    record: Record, classes: int, facts: Mapping[str, Any]
-) -> tuple[tuple[str, ...], list[str]]:
+def _known(record: Record, classes: int) -> tuple[tuple[str, ...], list[str]]:
     """Return the class names known of a model, and what has to be told of them."""
-    own = facts.get("names")
+    own = record.facts.get("names")
     if isinstance(own, Sequence) and not isinstance(own, str) and len(own) == classes:
         return tuple(str(name) for name in own), []
     if classes == len(TOTAL_SEGMENTATOR):

@@ -45,11 +45,14 @@ class Candidate:
         Its keywords; plain JSON values.
     notes : tuple of str
         How what the weights don't say was decided.
+    facts : dict
+        What the plan says of input and classes; see :mod:`.nnunet_facts`.
     """
 
     network: str
     variant: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def candidates(shapes: Shapes, plan: Callable[[], Plan | None]) -> tuple[Candidate, ...]:
@@ -101,12 +104,18 @@ def _stu_net(shapes: Shapes, plan: Plan | None) -> Candidate:
     out_channels = (shapes.get("seg_outputs.4.weight") or (0,))[0]
     network = _STU_NET_WIDTHS[min(_STU_NET_WIDTHS, key=lambda known: abs(known - width))]
     strides, note = _strides(in_channels, out_channels, plan)
+    used = plan is not None and _fits(plan, in_channels, out_channels)
     variant = {
         "in_channels": in_channels,
         "out_channels": out_channels,
         "strides": [list(stride) for stride in strides],
     }
-    return Candidate(network, variant, (note,))
+    return Candidate(network, variant, (note,), plan.facts if plan is not None and used else {})
+
+
+def _fits(plan: Plan, in_channels: int, out_channels: int) -> bool:
+    """Return whether a plan is for weights of these channels and classes."""
+    return plan.in_channels in (None, in_channels) and plan.out_channels in (None, out_channels)
 
 
 def _strides(in_channels: int, out_channels: int, plan: Plan | None) -> tuple[Strides, str]:
@@ -129,8 +138,7 @@ def _strides(in_channels: int, out_channels: int, plan: Plan | None) -> tuple[St
             "strides give wrong masks so: put the plan (NAME.model.pkl, plans.pkl or plans.json) "
             "beside the file and import it again."
         )
-    fits = plan.in_channels in (None, in_channels) and plan.out_channels in (None, out_channels)
-    if not fits:
+    if not _fits(plan, in_channels, out_channels):
         return _PUBLISHED_STRIDES, (
             f"{published}. {plan.source} beside the file was not used: it is for "
             f"{plan.in_channels} channels and {plan.out_channels} classes, the weights have "

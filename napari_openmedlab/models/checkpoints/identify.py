@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ class Match:
         Keys left out: harmless extras, or adapters that the chosen network does without.
     notes : tuple of str
         Sentences for the user on what the weights themselves don't say.
+    facts : dict
+        What nnU-Net's plan says of input and classes; see :mod:`.nnunet_facts`.
     """
 
     network: str
@@ -61,6 +63,7 @@ class Match:
     tensors: dict[str, torch.Tensor]
     dropped: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def identify(
@@ -117,7 +120,7 @@ def identify(
             path,
             names,
         )
-    return Match(match.network, match.variant, match.tensors, left_out + match.dropped, match.notes)
+    return replace(match, dropped=left_out + match.dropped)
 
 
 def differences(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> list[str]:
@@ -181,7 +184,9 @@ def _checked(candidate: Candidate, tensors: Mapping[str, torch.Tensor], path: Pa
     if wrong:
         raise _refusal(path, candidate, wrong)
     ordered = {key: _as_wanted(kept[key], wanted[key]) for key in wanted}
-    return Match(candidate.network, candidate.variant, ordered, dropped, candidate.notes)
+    return Match(
+        candidate.network, candidate.variant, ordered, dropped, candidate.notes, candidate.facts
+    )
 
 
 def _state(network: str, variant: Mapping[str, Any], path: Path) -> dict[str, torch.Tensor]:

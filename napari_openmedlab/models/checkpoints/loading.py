@@ -61,6 +61,8 @@ class Conversion:
         Sentences for the user on what the weights don't say (STU-Net's strides).
     card : dict
         JSON of the model card, for models trained here; empty for others.
+    facts : dict
+        What nnU-Net's plan says of input and classes; see :mod:`.nnunet_facts`.
     """
 
     network: str
@@ -72,6 +74,7 @@ class Conversion:
     dropped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     card: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def convert(
@@ -140,6 +143,7 @@ def convert(
         match.dropped,
         match.notes,
         {} if card is None else card.as_json(),
+        match.facts,
     )
 
 

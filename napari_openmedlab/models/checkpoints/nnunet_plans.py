@@ -15,13 +15,14 @@ import json
 import math
 import pickle
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from napari_openmedlab.errors import CheckpointError
+from napari_openmedlab.models.checkpoints.nnunet_facts import facts_v1, facts_v2
 from napari_openmedlab.models.checkpoints.pickle_survey import DAMAGED, require_sane_memo
 
 __all__ = ["Plan", "find_plan", "plan_of_checkpoint", "read_plans"]
@@ -48,12 +49,15 @@ class Plan:
         As the plan says, background included; ``None`` if it does not.
     source : str
         Name of the file it comes from.
+    facts : dict
+        What else it says of input and classes; see :mod:`.nnunet_facts`.
     """
 
     strides: Strides
     in_channels: int | None
     out_channels: int | None
     source: str
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def find_plan(weights: Path) -> Plan | None:
@@ -285,15 +289,15 @@ def _as_key(key: Any) -> Any:
 
 
 def _plan(content: Mapping[str, Any], path: Path) -> Plan | None:
+    beside = path.with_name("dataset.json")
+    dataset = read_plans(beside) if beside.is_file() else {}
     if "configurations" in content:
-        beside = path.with_name("dataset.json")
-        dataset = read_plans(beside) if beside.is_file() else {}
         return _plan_v2(content, dataset, _FULL_RESOLUTION, path.name)
     plans = content.get("plans", content)
-    return _plan_v1(plans, path.name) if isinstance(plans, Mapping) else None
+    return _plan_v1(plans, dataset, path.name) if isinstance(plans, Mapping) else None
 
 
-def _plan_v1(plans: Mapping[str, Any], source: str) -> Plan | None:
+def _plan_v1(plans: Mapping[str, Any], dataset: Mapping[str, Any], source: str) -> Plan | None:
     stages = plans.get("plans_per_stage")
     if not isinstance(stages, Mapping) or not stages:
         return None
@@ -307,12 +311,16 @@ def _plan_v1(plans: Mapping[str, Any], source: str) -> Plan | None:
         int(modalities) if isinstance(modalities, int) else None,
         int(classes) + 1 if isinstance(classes, int) else None,  # v1 leaves out the background
         source,
+        facts_v1(plans, last, dataset),
     )
 
 
 def _plan_v2(
     plans: Mapping[str, Any], dataset: Mapping[str, Any], name: str, source: str
 ) -> Plan | None:
+    every: dict[str, Any] = {}
+    for settings in _configurations(plans, name):
+        every = {**settings, **every}
     for settings in _configurations(plans, name):
         architecture = settings.get("architecture")
         nested = architecture.get("arch_kwargs") if isinstance(architecture, Mapping) else None
@@ -323,7 +331,9 @@ def _plan_v2(
         if strides is not None:
             named = dataset.get("channel_names", dataset.get("modality"))
             channels = named if isinstance(named, Mapping | list) else None
-            return Plan(strides, len(channels) if channels else None, _classes(dataset), source)
+            count = len(channels) if channels else None
+            facts = facts_v2(plans, every, dataset)
+            return Plan(strides, count, _classes(dataset), source, facts)
     return None
 
 

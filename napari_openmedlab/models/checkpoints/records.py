@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from napari_openmedlab.errors import CheckpointError, ReadError
 from napari_openmedlab.models.checkpoints.disk import read_json
+from napari_openmedlab.models.checkpoints.nnunet_facts import fits_facts
 from napari_openmedlab.models.finetuned import ModelCard, card_from_json
 
 __all__ = ["Entry", "Record", "read_record", "record_from_json", "slug"]
@@ -53,6 +54,9 @@ class Record:
         Time stamp of the weights when their hash was last known to be right.
     card : dict
         JSON of the :class:`.finetuned.ModelCard` of a model trained here; empty for others.
+    facts : dict
+        What nnU-Net's plan beside the weights says of input and classes (names, spacing, patch,
+        form, intensity); see :mod:`.nnunet_facts`. Empty without a plan.
     """
 
     name: str
@@ -68,6 +72,7 @@ class Record:
     notes: tuple[str, ...] = ()
     mtime_ns: int = 0
     card: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def model_card(self) -> ModelCard | None:
@@ -157,6 +162,8 @@ def _fits(name: str, value: Any) -> bool:
     """Return whether a value can stand under this name of a record."""
     if name in ("size", "mtime_ns"):
         return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if name == "facts":
+        return fits_facts(value)
     if name == "notes":
         return isinstance(value, list) and all(isinstance(note, str) for note in value)
     if name == "variant":

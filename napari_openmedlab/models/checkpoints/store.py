@@ -211,6 +211,7 @@ class ModelStore:
                 licence=spec.weights_licence if spec is not None else "",
                 notes=done.notes,
                 card=done.card,
+                facts=done.facts,
             )
             require_published(record, spec, source)
             return self.put(weights, record, replace_old=replace_old)

@@ -82,7 +82,14 @@ def plan_of(record: Record, names: str = "") -> Plan:
             stage="load",
         )
     classes = int(record.variant.get("out_channels", len(TOTAL_SEGMENTATOR)))
-    facts: Mapping[str, Any] = getattr(record, "facts", {}) or {}
+    facts: Mapping[str, Any] = record.facts
+    if "transpose" in facts:
+        raise EngineError(
+            f"model '{record.name}' was trained on scans with swapped axes "
+            f"({facts['transpose']}), which can't be run here",
+            engine="stu-net",
+            stage="load",
+        )
     known, told = class_names(record, names)
     notes = list(told)
     spacing = _triple(facts.get("spacing"), _SPACING)

@@ -196,20 +196,21 @@ def _values(
     array: NDArray[Any], grid: tuple[int, int, int], separate: int | None, plan: Plan
 ) -> tuple[NDArray[np.float32], float]:
     """Return the whole crop on the network's grid, normalised, and the value of :data:`AIR`."""
-    if plan.form == "v1" and plan.intensity is None:
-        data = cubic(array, grid, separate)
-        mean, deviation = _statistics(data)
-        scale = deviation + 1e-8
-        return _normalised(data, mean, scale), (AIR - mean) / scale
-    values = np.nan_to_num(array.astype(np.float32), copy=False)
+    first = plan.form == "v1"  # v1 resamples, then normalises
+    values = (
+        cubic(array, grid, separate)
+        if first
+        else np.nan_to_num(array.astype(np.float32), copy=False)
+    )
     if plan.intensity is not None:
         given = plan.intensity
         np.clip(values, given.low, given.high, out=values)
         mean, scale = given.mean, max(given.deviation, 1e-8)
     else:
         mean, deviation = _statistics(values)
-        scale = max(deviation, 1e-8)
-    return cubic(_normalised(values, mean, scale), grid, separate), (AIR - mean) / scale
+        scale = deviation + 1e-8 if first else max(deviation, 1e-8)
+    data = _normalised(values, mean, scale)
+    return (data if first else cubic(data, grid, separate)), (AIR - mean) / scale
 
 
 def _normalised(data: NDArray[np.float32], mean: float, scale: float) -> NDArray[np.float32]:
