@@ -161,6 +161,49 @@ def threshold(
     _say(f"Labels at {results.threshold:g}: {results.label_image}")
 
 
+@app.command("skeleton")
+def skeleton(  # noqa: PLR0913  (a command has one parameter per option)
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a finished run.")],
+    swc: Annotated[
+        Path | None, typer.Option("--swc", help="Where to; OUT/skeleton.swc if not given.")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option("--csv", help="Branches; OUT/branches.csv if not given.")
+    ] = None,
+    smallest: Annotated[int, typer.Option(min=0, help="Pieces of fewer voxels are left out.")] = 10,
+    halo: Annotated[
+        int, typer.Option(min=1, help="Voxels read around a block: twice the largest radius.")
+    ] = 24,
+    spur: Annotated[
+        float, typer.Option(min=0.0, help="Side branches shorter than this (um) are cut off.")
+    ] = 0.0,
+    shortest: Annotated[
+        float, typer.Option(min=0.0, help="Trees shorter than this (um) are left out.")
+    ] = 0.0,
+) -> None:
+    """Centre-lines of the labels as SWC (a forest, um) and a table of branches."""
+    from napari_openmedlab.axons.products import traced, write_branch_csv, write_skeleton
+    from napari_openmedlab.axons.skeleton import SkeletonSettings
+    from napari_openmedlab.axons.store import Results
+    from napari_openmedlab.axons.tracing import TracingSettings
+    from napari_openmedlab.cli.progress import working
+
+    results = Results.open(out)
+    tracing = TracingSettings(shortest_spur=spur, shortest_tree=shortest)
+    with working("skeleton") as monitor:
+        thin = SkeletonSettings(halo=halo, smallest=smallest)
+        forest = traced(results, monitor, thin, tracing)
+        written = [
+            write_skeleton(results, forest, swc or results.folder / "skeleton.swc"),
+            write_branch_csv(results, forest, table or results.folder / "branches.csv"),
+        ]
+    trees = int(forest.trees.max()) + 1 if len(forest.trees) else 0
+    unit = "um" if results.knows_spacing else "voxels"
+    _say(f"{trees} trees, {float(forest.lengths.sum()):.0f} {unit} of axon.")
+    for path in written:
+        _say(f"Written: {path}")
+
+
 @app.command("convert")
 def convert(  # noqa: PLR0913  (a command has one parameter per option)
     image: _Image,

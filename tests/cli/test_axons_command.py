@@ -104,3 +104,26 @@ def test_a_stack_becomes_ome_zarr(openmedlab, stack, tmp_path):
     again = openmedlab(*command)
     assert again.code == 1
     assert "nothing was changed" in again.err
+
+
+def test_a_skeleton_comes_from_a_finished_run_only(openmedlab, tmp_path):
+    cube = np.random.default_rng(3).normal(300, 20, (24, 40, 60)).astype(np.uint16)
+    cube[11:14, 19:22, 4:56] += 800
+    path = tmp_path / "tube.tif"
+    tifffile.imwrite(path, cube, photometric="minisblack", metadata={"axes": "ZYX"})
+    out = tmp_path / "out"
+    missing = openmedlab("axons", "skeleton", out)
+    assert missing.code == 2
+    assert "holds no run of axons" in missing.err
+    assert openmedlab("axons", path, out, "--voxel-size", "4,2,2").code == 0
+    done = openmedlab("axons", "skeleton", out)
+    assert done.code == 0, done.err
+    rows = np.loadtxt(out / "skeleton.swc")
+    assert 60 < np.ptp(rows[:, 2]) < 120  # 52 voxels of 2 um, less the ends that thinning takes
+    np.testing.assert_allclose(np.median(rows[:, 3:5], axis=0), [40, 48], atol=3)
+    assert len((out / "branches.csv").read_text().splitlines()) >= 2
+    journal = out / "journal.jsonl"
+    journal.write_text("")
+    unfinished = openmedlab("axons", "skeleton", out)
+    assert unfinished.code == 2
+    assert "is not finished: 0 of 1 blocks" in unfinished.err
