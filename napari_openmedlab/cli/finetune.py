@@ -380,11 +380,13 @@ def _show_cases(found: CasesFound) -> None:
 
 
 def _show_plan(plan: Plan) -> None:
+    from napari_openmedlab.models.device import gib
+
     edges = " x ".join(map(str, plan.preprocessing.patch))
     start = f"from '{plan.init}'" if plan.init else "from scratch"
     say(
         f"{plan.network} {start}, patches of {edges}, batch {plan.loop.batch}, "
-        f"{plan.loop.iterations} iterations"
+        f"{plan.loop.iterations} iterations; about {gib(plan.memory)} of memory"
     )
     say(f"Held out: {', '.join(plan.held_out) or 'nothing'}")
 

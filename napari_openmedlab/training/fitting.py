@@ -23,7 +23,7 @@ _CHANNELS = {
 _PUBLISHED_PATCH = (64, 128, 128)
 _SMALLER_PATCH = (48, 96, 96)
 _CPU_PATCH = (32, 64, 64)
-_ROOMY, _TIGHT = 14 * 2**30, 5 * 2**30  # free bytes of a card: two patches at once; one
+_TIGHT = 5 * 2**30  # free bytes of a card below which patches are smaller
 _FLAT_FROM = (1.8, 4.0)  # slices so many times thicker than pixels: one, two levels work flat
 _WINDOW = 6  # of PCT-Net's attention
 _FEW = 10  # cases below which weights taken over learn slower
@@ -145,18 +145,17 @@ def choose_patch(
     return patch, variant
 
 
-def choose_loop(settings: TrainSettings, fit: Fit, patch: Index3, started: bool) -> LoopSettings:
-    """Return the schedule: by the number of cases, the batch by the device's memory."""
+def choose_loop(settings: TrainSettings, fit: Fit, started: bool) -> LoopSettings:
+    """Return the schedule, by the number of cases."""
     iterations = settings.iterations or _iterations(fit.cases)
     batch = settings.batch or 2
-    parts = settings.accumulation or (batch if _one_at_a_time(settings, fit, patch) else 1)
     fresh = settings.learning_rate or 1e-3
     slower = 0.3 if started and fit.cases < _FEW else 1.0
     every = settings.validate_every or max(1, min(250, iterations // 24))
     return LoopSettings(
         iterations=iterations,
         batch=batch,
-        accumulation=min(parts, batch),
+        accumulation=min(settings.accumulation or 1, batch),
         learning_rate=fresh,
         trunk_rate=settings.trunk_rate or fresh * slower,
         validate_every=every,
@@ -174,15 +173,6 @@ def _iterations(cases: int) -> int:
     if cases <= 3:
         return 2000
     return 3000 if cases < 20 else 6000
-
-
-def _one_at_a_time(settings: TrainSettings, fit: Fit, patch: Index3) -> bool:
-    """Return whether patches are computed one after the other, to save memory."""
-    if fit.device.kind == "cpu":
-        return False
-    voxels = patch[0] * patch[1] * patch[2] / (64 * 128 * 128)
-    heavy = 2.0 if settings.network == "pct-net" else 1.0
-    return fit.device.free < _ROOMY * voxels * heavy
 
 
 def _own_patch(fit: Fit, unit: Index3, least: Index3) -> Index3:

@@ -26,6 +26,7 @@ from napari_openmedlab.training.fitting import (
     choose_variant,
     start_weights,
 )
+from napari_openmedlab.training.need import fitted
 from napari_openmedlab.training.settings import LoopSettings, TrainSettings
 
 __all__ = ["Plan", "make_plan", "plan_from_json"]
@@ -64,6 +65,8 @@ class Plan:
         if nothing is held out.
     kept : tuple of str
         Tensors taken over from ``init``; filled in when the run starts.
+    memory : int
+        Bytes a training step is estimated to need at its peak.
     """
 
     title: str
@@ -81,6 +84,7 @@ class Plan:
     held_out: tuple[str, ...]
     notes: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    memory: int = 0
 
     def card(self) -> ModelCard:
         """Return the model's card, its provenance still empty."""
@@ -120,6 +124,7 @@ def plan_from_json(found: Mapping[str, Any]) -> Plan:
             held_out=tuple(found["held_out"]),
             notes=tuple(found["notes"]),
             kept=tuple(found["kept"]),
+            memory=int(found["memory"]),
             **{name: found[name] for name in simple},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -145,7 +150,10 @@ def make_plan(found: CasesFound, settings: TrainSettings) -> Plan:
     start = start_weights(settings)
     variant = choose_variant(settings, start, fit, notes)
     patch, variant = choose_patch(settings, variant, start is not None, fit)
-    loop = choose_loop(settings, fit, patch, start is not None)
+    loop, memory, short = fitted(
+        choose_loop(settings, fit, start is not None), settings.network, variant, patch, device
+    )
+    notes += [short] if short else []
     preprocessing = Preprocessing(
         patch=patch,
         stride=(max(1, patch[0] // 2), max(1, patch[1] // 2), max(1, patch[2] // 2)),
@@ -168,6 +176,7 @@ def make_plan(found: CasesFound, settings: TrainSettings) -> Plan:
         train=train,
         held_out=held_out,
         notes=tuple(notes),
+        memory=memory,
     )
 
 

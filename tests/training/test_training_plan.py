@@ -20,6 +20,7 @@ from napari_openmedlab.models import networks
 from napari_openmedlab.models.device import Device
 from napari_openmedlab.training.cases import check_cases
 from napari_openmedlab.training.fitting import Fit, choose_loop, choose_patch
+from napari_openmedlab.training.need import fitted
 from napari_openmedlab.training.plan import make_plan, plan_from_json
 from napari_openmedlab.training.settings import (
     LoopSettings,
@@ -108,16 +109,33 @@ def test_batch_iterations_and_rates_by_device_and_cases():
         return choose_loop(
             TrainSettings(**changes),
             Fit((100, 300, 300), (2, 1, 1), device, count, 3),
-            (64, 128, 128),
             started,
         )
 
     assert (loop(CARD, 30).batch, loop(CARD, 30).accumulation) == (2, 1)
-    assert (loop(LAPTOP, 5).batch, loop(LAPTOP, 5).accumulation) == (2, 2)
     assert [loop(CPU, n).iterations for n in (1, 2, 5, 40)] == [1000, 2000, 3000, 6000]
     assert loop(CARD, 5, True).trunk_rate == pytest.approx(3e-4)
     assert loop(CARD, 50, True).trunk_rate == loop(CARD, 5).trunk_rate == 1e-3
     assert loop(CARD, 50).validate_every == 250
+
+
+def test_a_batch_is_computed_in_parts_where_memory_is_short():
+    variant = {"in_channels": 1, "out_channels": 3, "resolution_mode": 0, "channels": [32] * 5}
+
+    def parts(device, **changes):
+        loop = LoopSettings(10, **{"batch": 4, "precision": "float32"} | changes)
+        return fitted(loop, "fmunet", variant, (64, 128, 128), device)
+
+    whole, need, warning = parts(CARD)
+    assert (whole.accumulation, warning) == (1, "")
+    assert 5 * GIB < need < 30 * GIB
+    less, smaller, _ = parts(LAPTOP)
+    assert less.accumulation > 1
+    assert smaller < need
+    assert parts(CARD, accumulation=2)[0].accumulation == 2
+    tight, _, warning = parts(replace(CARD, free=GIB))
+    assert tight.accumulation == 4
+    assert "will not fit into the memory of cuda:0" in warning
 
 
 @functools.cache
