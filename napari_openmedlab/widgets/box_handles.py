@@ -94,12 +94,13 @@ class BoxHandles:
             if layer is not None and layer in self._viewer.layers:
                 self._viewer.layers.remove(layer)
 
-    def close(self) -> None:
-        """Take the box away and stop listening."""
+    def close(self, *, remove: bool = True) -> None:
+        """Stop listening; take the box away, unless the window is going anyway."""
         self._viewer.layers.events.removed.disconnect(self._on_removed)
         for name in _VIEW_EVENTS:
             getattr(self._viewer.dims.events, name).disconnect(self._on_view)
-        self.hide()
+        if remove:
+            self.hide()
 
     # -- inside ----------------------------------------------------------------------------
 

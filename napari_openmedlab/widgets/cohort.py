@@ -34,7 +34,7 @@ class CohortWidget(QWidget):
         viewer = plain_viewer(viewer)
         self.workplace = Workplace.of(viewer)
         self._life = PanelLife(self.workplace)
-        self._had_parent = False
+        self._had_parent = self._taken_out = False
         self._background = Background(self.workplace.worker, self)
         self.templates = TemplatesTab(viewer, self.workplace.sessions, self._background)
         self.run = RunTab(self._library)
@@ -57,17 +57,19 @@ class CohortWidget(QWidget):
         self.run.results_changed.connect(self.review.results_changed)
         self.run.picked.connect(self._on_picked)
         self.review.library_changed.connect(self._on_library)
-        for command in (
-            self.templates.close_marks,
-            self.run.end,
-            self.review.end,
-            self._background.close,
-        ):
-            self._life.at_end(command)
+        self._life.at_end(self._end)
         self._life.start(self, self.templates.chooser)
 
     def _library(self) -> Library | None:
         return self.templates.library
+
+    def _end(self) -> None:
+        """Stop everything; a window that is closing takes the layers with it."""
+        goes_on = self._taken_out
+        self.templates.end(remove=goes_on)
+        self.run.end()
+        self.review.end(remove=goes_on)
+        self._background.close()
 
     def _on_library(self) -> None:
         library = self.templates.library
@@ -85,5 +87,6 @@ class CohortWidget(QWidget):
             if self.parent() is not None:
                 self._had_parent = True
             elif self._had_parent:
+                self._taken_out = True
                 self._life.end(remove_layers=True)
         return bool(super().event(event))

@@ -170,24 +170,39 @@ class ReviewDesk(QObject):
 
         self.save(say)
 
-    def clear(self, *, remove: bool = True) -> None:
-        """Take the case off the desk; changes must have been saved."""
+    def clear(self) -> None:
+        """Take the case off the desk, its layers and session too; changes must have been saved."""
         on, self._on = self._on, None
         if on is None:
             return
         sessions = self._workplace.sessions
         on.handles.close()
-        if on.session not in sessions.sessions:
-            return
-        labels, autosave = sessions.labels_of(on.session), sessions.autosave_of(on.session)
-        if autosave is not None and not _changed(on):
-            autosave.discard()
-        if remove and on.image in self._viewer.layers:
-            self._viewer.layers.remove(on.image)
-        sessions.close_session(on.session)
-        if remove and labels in self._viewer.layers:
-            self._viewer.layers.remove(labels)
+        if on.session in sessions.sessions:
+            labels, autosave = sessions.labels_of(on.session), sessions.autosave_of(on.session)
+            if autosave is not None and not _changed(on):
+                autosave.discard()
+            if on.image in self._viewer.layers:
+                self._viewer.layers.remove(on.image)
+            sessions.close_session(on.session)
+            if labels in self._viewer.layers:
+                self._viewer.layers.remove(labels)
         self.opened.emit("")
+
+    def end(self, *, remove: bool) -> None:
+        """Save what was changed and let go; the scan and its objects stay in the viewer.
+
+        Parameters
+        ----------
+        remove : bool
+            Take the box away; not where the window goes anyway.
+        """
+        self.save_at_once()
+        on, self._on = self._on, None
+        if on is None:
+            return
+        if not _changed(on):
+            self._workplace.note_saved(on.session)  # then its autosave is not offered again
+        on.handles.close(remove=remove)
 
     def _put(self, case: str, found: Opened) -> None:
         self.clear()

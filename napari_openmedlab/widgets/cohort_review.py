@@ -121,12 +121,17 @@ class ReviewTab(QWidget):
     def _handler(self, command: str) -> Callable[[Any], None]:
         return lambda _viewer: self.do(command)
 
-    def end(self) -> None:
-        """Take keys and layers away; what was changed is saved before."""
-        for key in KEYS:
+    def end(self, *, remove: bool) -> None:
+        """Take keys and the box away; what was changed is saved before.
+
+        Parameters
+        ----------
+        remove : bool
+            Whether the viewer goes on without the panel.
+        """
+        for key in KEYS if remove else ():
             self._viewer.bind_key(key, None, overwrite=True)
-        self.desk.save_at_once()
-        self.desk.clear(remove=False)
+        self.desk.end(remove=remove)
         self._background.close()
 
     # -- results ---------------------------------------------------------------------------

@@ -60,7 +60,7 @@ class TemplatesTab(QWidget):
         self._viewer, self._sessions, self._background = viewer, sessions, background
         self.library: Library | None = None
         self.marks: TemplateMarks | None = None
-        self._filling = False
+        self._filling = self._adding = False
         self._build()
         self.chooser = LayerChooser(viewer, self.image, _is_scan, parent=self)
         self.masks = LayerChooser(viewer, self.mask, _is_labels, parent=self)
@@ -124,9 +124,10 @@ class TemplatesTab(QWidget):
         self.tree.itemChanged.connect(self._on_renamed)
         self.tree.itemSelectionChanged.connect(self._refresh)
 
-    def close_marks(self) -> None:
-        """Stop listening and take the points layer away."""
-        self._end_marks()
+    def end(self, *, remove: bool) -> None:
+        """Stop listening; take the points layer away if the viewer goes on."""
+        if remove:
+            self._end_marks()
         self.masks.stop()
 
     # -- the library -----------------------------------------------------------------------
@@ -250,9 +251,10 @@ class TemplatesTab(QWidget):
         except OpenMedLabError as error:
             self.said.emit(str(error), "error")
             return
-        self._end_marks()
         names = ", ".join(mark.name for mark in marks)
         self.said.emit(f"Adding {names} ...", "busy")
+        self._adding = True
+        self._refresh()
         self._background.run(
             lambda _bench, _monitor: library.add(volume, marks), self._on_added, self._on_failed
         )
@@ -292,6 +294,8 @@ class TemplatesTab(QWidget):
         return layer
 
     def _on_added(self, added: Added) -> None:
+        self._adding = False
+        self._end_marks()  # not before: points of a failed try stay
         names = ", ".join(each.name for each in added.entry.structures)
         notes = " ".join(added.notes)
         said = f"{added.entry.title} has: {names}. {notes}".strip()
@@ -300,19 +304,22 @@ class TemplatesTab(QWidget):
         self.library_changed.emit()
 
     def _on_failed(self, error: OpenMedLabError) -> None:
+        self._adding = False
+        self._refresh()
         self.said.emit(str(error), "error")
 
     # -- what can be done now --------------------------------------------------------------
 
     def _refresh(self) -> None:
-        ready = self.library is not None and self.chooser.layer is not None
+        there = self.library is not None and self.chooser.layer is not None
+        ready = there and not self._adding
         named = bool(self.name.text().strip())
         self.mark.setEnabled(self.chooser.layer is not None and named)
         self.add.setEnabled(ready and self.marks is not None and self.marks.complete)
         self.from_object.setEnabled(ready and self.masks.layer is not None)
         self.from_all.setEnabled(ready and self.masks.layer is not None)
         self.remove.setEnabled(bool(self.tree.selectedItems()))
-        self.guide.setText(self._guidance(ready, named))
+        self.guide.setText(self._guidance(there, named))
 
     def _guidance(self, ready: bool, named: bool) -> str:
         if self.marks is not None:
