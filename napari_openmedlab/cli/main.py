@@ -25,6 +25,7 @@ from napari_openmedlab.cli import (
     pretrain,
     segment,
     sessions,
+    train_run,
 )
 from napari_openmedlab.errors import (
     Cancelled,
@@ -54,6 +55,7 @@ app.command("segment")(segment.segment)
 app.command("organs")(organs.organs)
 app.command("finetune")(finetune.finetune)
 app.command("pretrain")(pretrain.pretrain)
+app.command("train-run", hidden=True)(train_run.train_run)
 app.command("localize")(localize.localize)
 app.command("cohort")(cohort.cohort)
 app.command("info")(files.info)
