@@ -26,7 +26,7 @@ _KEEPS = ("copy", "path", "none")
 
 
 @app.command("add")
-def add(
+def add(  # noqa: PLR0913  (a command has one parameter per option)
     library: _Folder,
     scan: Annotated[Path, typer.Argument(help="Scan to mark: a file or DICOM folder.")],
     labels: Annotated[
