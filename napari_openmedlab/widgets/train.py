@@ -298,11 +298,17 @@ class TrainWidget(QWidget):
         self.say(_sentence(ended), severity)
         if ended.how == "finished":
             self._model = ended.model
+            self._chooser.choose(self._current_image())
             record = self._record(ended.model)
             for shown in (self.run.use, self.run.image):
                 shown.setVisible(record is not None)
         self._local.look()
         self._show_stopped()
+
+    def _current_image(self) -> Layer | None:
+        """Return the image the user works on: the selected layer, else the one chosen here."""
+        active = self._viewer.layers.selection.active
+        return active if isinstance(active, Image) else self._chooser.layer
 
     def _record(self, name: str) -> Any:
         """Return the record of a model that segments; ``None`` if it is gone."""

@@ -156,6 +156,7 @@ def test_the_form_says_what_is_trained(viewer, panel):
 def test_a_model_is_trained_and_used_on_the_image_at_once(viewer, panel, qtbot, monkeypatch):
     for number in range(3):
         image, layer = add_case(viewer, number)
+    viewer.layers.selection.active = image
     shorten(panel, monkeypatch)
     press(panel.run.start)
     wait_for(qtbot, lambda: panel.desk.busy == "training", LONG)
