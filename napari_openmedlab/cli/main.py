@@ -25,6 +25,7 @@ from napari_openmedlab.cli import (
     pretrain,
     segment,
     sessions,
+    templates,
     train_run,
 )
 from napari_openmedlab.errors import (
@@ -65,6 +66,7 @@ app.command("replay")(sessions.replay)
 app.command("engines")(segment.engines)
 app.command("demo")(demo.demo)
 app.add_typer(models.app, name="models")
+app.add_typer(templates.app, name="templates")
 app.add_typer(axons.app, name="axons")
 
 
