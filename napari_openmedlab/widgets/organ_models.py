@@ -154,8 +154,10 @@ class OrganModels(QObject):
     def _found(self) -> Iterator[tuple[EngineSpec, Record]]:
         for spec in engines("automatic"):
             if _names_structures(spec):
+                own = set(spec.networks) <= set(NETWORKS)
                 for record in self._local.fitting(spec):
-                    yield spec, record
+                    if not own or record.card.get("kind") == "labels":  # else it names nothing
+                        yield spec, record
 
     def _show(self) -> None:
         """Show what the chosen model offers."""
