@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import psutil
 
 from napari_openmedlab.axons.source import Source
 from napari_openmedlab.axons.survey import Background, Survey, survey
@@ -57,6 +59,9 @@ class Settings:
         See :class:`.Intensity`.
     skip_background : bool
         Leave out blocks in which the coarse level shows nothing.
+    workers : int
+        Blocks scored at once, by engines that can; 0: one for each core, as far as half of the
+        free memory goes. No part of what is computed.
     """
 
     engine: str
@@ -65,6 +70,7 @@ class Settings:
     threshold: float = 0.5
     normalisation: Normalisation = "volume"
     skip_background: bool = True
+    workers: int = 0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.threshold <= 1.0:
@@ -113,6 +119,8 @@ class Plan:
         Numbers of blocks that are background, as far as the coarse level tells.
     seconds : float
         Estimate for all blocks; NaN if nothing was timed.
+    workers : int
+        Blocks that are scored at once.
     memory : int
         Estimate of the largest memory in bytes, whatever the volume's size.
     disk : int
@@ -127,6 +135,7 @@ class Plan:
     blocks: tuple[Block, ...]
     skipped: frozenset[int] = frozenset()
     seconds: float = float("nan")
+    workers: int = 1
     memory: int = 0
     disk: int = 0
 
@@ -239,10 +248,12 @@ def make_plan(
     if intensity is not None:
         found = replace(found, intensity=intensity)
     blocks = blocks_of(region, layout)
+    count = _workers(layout, settings.workers, _share(source, layout, blocks))
     plan = Plan(
         source, settings, layout, found, dict(engine.provenance(options)), blocks,
         _skipped(source, settings, layout, found, blocks),
-        memory=_memory(source, layout, blocks),
+        workers=count,
+        memory=_memory(source, blocks, count * _share(source, layout, blocks)),
         disk=int(2 * region.size * _PYRAMID) + 2**20,
     )  # fmt: skip
     return replace(plan, seconds=_seconds(plan, engine, monitor)) if timed else plan
@@ -283,11 +294,28 @@ def _skipped(
     return frozenset(b.number for b in blocks if background.is_empty(b.read))
 
 
-def _memory(source: Source, layout: BlockLayout, blocks: tuple[Block, ...]) -> int:
+def _share(source: Source, layout: BlockLayout, blocks: tuple[Block, ...]) -> int:
+    """Return the bytes one block takes while it is scored."""
+    largest = max(block.read.size for block in blocks)
+    full = prod(c + 2 * h for c, h in zip(layout.core, layout.halo, strict=True))
+    part = layout.bytes if layout.slabs else layout.bytes * min(1.0, largest / full)
+    return int(part + largest * (source.dtype.itemsize + 4))
+
+
+def _workers(layout: BlockLayout, wanted: int, share: int) -> int:
+    if not layout.parallel:
+        return 1
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    room = psutil.virtual_memory().available // 2 // max(share, 1)
+    return wanted or max(1, min(cores, room))
+
+
+def _memory(source: Source, blocks: tuple[Block, ...], scoring: int) -> int:
     largest = max(block.read.size for block in blocks)
     core = max(block.core.size for block in blocks)
-    held = (IN_FLIGHT + 2) * largest * source.dtype.itemsize
-    return int(_OVERHEAD + held + layout.bytes + 4 * largest + 3 * core)
+    waiting = (IN_FLIGHT + 1) * largest * source.dtype.itemsize + 3 * core
+    return int(_OVERHEAD + waiting + scoring)
 
 
 def _units(block: Block, layout: BlockLayout) -> float:

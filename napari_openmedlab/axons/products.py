@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from napari_openmedlab.axons.density import (
+    Density,
+    DensityGrid,
+    Kind,
+    length_density,
+    voxel_density,
+    write_density,
+)
 from napari_openmedlab.axons.skeleton import SkeletonSettings, skeletonise
 from napari_openmedlab.axons.store import Results
 from napari_openmedlab.axons.swc import write_swc
@@ -17,7 +25,14 @@ from napari_openmedlab.axons.tracing import (
 from napari_openmedlab.errors import ReadError
 from napari_openmedlab.models.contract import Monitor
 
-__all__ = ["traced", "unit_of", "write_branch_csv", "write_skeleton"]
+__all__ = [
+    "density_of",
+    "traced",
+    "unit_of",
+    "write_branch_csv",
+    "write_density_map",
+    "write_skeleton",
+]
 
 
 def unit_of(results: Results) -> str:
@@ -45,12 +60,7 @@ def traced(
     ReadError
         If the run is not finished, or found no axon.
     """
-    if len(results.done()) < results.run["blocks"]:
-        raise ReadError(
-            f"the run in {results.folder} is not finished: {len(results.done())} of "
-            f"{results.run['blocks']} blocks are done; let it go on first",
-            results.folder,
-        )
+    _check_finished(results)
     thin = skeletonise(results.labels, results.spacing, skeleton, monitor=monitor)
     if not len(thin.points):
         raise ReadError(
@@ -75,3 +85,56 @@ def write_skeleton(results: Results, forest: Forest, path: str | Path) -> Path:
 def write_branch_csv(results: Results, forest: Forest, path: str | Path) -> Path:
     """Write a row for every branch."""
     return write_branches(path, branch_table(forest), unit=unit_of(results))
+
+
+def density_of(results: Results, edge: float, kind: Kind, monitor: Monitor) -> Density:
+    """Return how much axon there is in each bin of a coarse grid.
+
+    Parameters
+    ----------
+    results : Results
+    edge : float
+        Of a bin in um.
+    kind : {"length", "voxels"}
+        um of centre-line, or voxels, per mm3.
+    monitor : Monitor
+
+    Raises
+    ------
+    ReadError
+        If the run is not finished or its voxel size is not known.
+    SettingsError
+        If the bins are smaller than the voxels.
+    """
+    _check_finished(results)
+    if not results.knows_spacing:
+        raise ReadError(
+            f"the voxel size of the run in {results.folder} is not known, so there is no density "
+            "per mm3; run it with a voxel size",
+            results.folder,
+        )
+    z, y, x = (int(n) for n in results.labels.shape)
+    grid = DensityGrid((z, y, x), results.spacing, edge, results.origin)
+    if kind == "voxels":
+        return voxel_density(results.labels, grid, monitor=monitor)
+    return length_density(traced(results, monitor), grid)
+
+
+def write_density_map(results: Results, density: Density, path: str | Path) -> tuple[Path, ...]:
+    """Write a density map as NIfTI or OME-TIFF, with what it came from beside it."""
+    facts = {
+        "source": results.run["name"],
+        "engine": results.run["engine"],
+        "threshold": results.threshold,
+    }
+    return write_density(path, density, facts)
+
+
+def _check_finished(results: Results) -> None:
+    done, wanted = len(results.done()), results.run["blocks"]
+    if done < wanted:
+        raise ReadError(
+            f"the run in {results.folder} is not finished: {done} of {wanted} blocks are done; "
+            "let it go on first",
+            results.folder,
+        )

@@ -1,7 +1,8 @@
 """A whole run: reading ahead, computing and writing overlap; it can stop and go on at any block.
 
-Two threads besides the caller's: one reads the next blocks, one writes finished ones. At most
-:data:`.IN_FLIGHT` blocks wait on either side, so memory does not depend on the volume.
+One thread reads the next blocks, one writes finished ones; between them the caller's thread
+scores, or several threads where the engine can. At most :data:`.IN_FLIGHT` blocks wait on either
+side, so memory does not depend on the volume.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -113,21 +115,54 @@ class _Pipeline:
     def work_off(self, todo: list[Block]) -> None:
         """Compute these blocks in turn."""
         total = len(self._plan.blocks)
-        before = total - len(todo)
-        began = time.perf_counter()
         with self._threads(todo):
-            for number in range(len(todo)):
-                left = time_left(number, len(todo), time.perf_counter() - began)
-                text = f"block {before + number + 1} of {total}" + (f", {left}" if left else "")
-                self._monitor.step(before + number, total, text)
-                item = self._next()
-                if item is None:
-                    break
-                within = Within(self._monitor, before + number, total, text)
-                self._put(self._write, self._computed(item, within))
-                self._raise_failure()
+            if self._plan.workers > 1:
+                self._side_by_side(len(todo))
+            else:
+                self._one_by_one(len(todo))
         self._raise_failure()
         self._monitor.step(total, total, "blocks done")
+
+    def _one_by_one(self, count: int) -> None:
+        """Score in the caller's thread: graphics libraries keep plans per thread."""
+        began = time.perf_counter()
+        for number in range(count):
+            within = self._report(number, count, began)
+            item = self._next()
+            if item is None:
+                return
+            self._put(self._write, self._computed(item, within))
+            self._raise_failure()
+
+    def _side_by_side(self, count: int) -> None:
+        """Score several blocks at once; they are written in the order in which they end."""
+        began, finished = time.perf_counter(), 0
+        running: set[Future[_Item]] = set()
+        quiet = Within(self._monitor)
+        name = "openmedlab-axons-score"
+        with ThreadPoolExecutor(self._plan.workers, thread_name_prefix=name) as pool:
+            more = True
+            while more or running:
+                self._report(finished, count, began)
+                while more and len(running) < self._plan.workers:
+                    item = self._next()
+                    more = item is not None
+                    if item is not None:
+                        running.add(pool.submit(self._computed, item, quiet))
+                ended, running = wait(running, _POLL, FIRST_COMPLETED)
+                for future in ended:
+                    self._put(self._write, future.result())
+                    finished += 1
+                self._raise_failure()
+
+    def _report(self, number: int, count: int, began: float) -> Within:
+        """Tell how far it is; return what an engine may report of the block at hand."""
+        total = len(self._plan.blocks)
+        done = total - count + number
+        left = time_left(number, count, time.perf_counter() - began)
+        text = f"block {min(done + 1, total)} of {total}" + (f", {left}" if left else "")
+        self._monitor.step(done, total, text)
+        return Within(self._monitor, done, total, text)
 
     def _computed(self, item: _Item, monitor: Monitor) -> _Item:
         block, voxels, seconds = item

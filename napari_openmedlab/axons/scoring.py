@@ -20,9 +20,12 @@ Voxels = tuple[NDArray[np.generic], BlockContext]
 
 
 class Within(Monitor):
-    """What an engine reports of a block, as part of the whole run: the count stays the run's."""
+    """What an engine reports of a block, as part of the whole run: the count stays the run's.
 
-    def __init__(self, outer: Monitor, done: int, total: int, text: str) -> None:
+    Without a text it only carries the cancel inwards, and nothing out.
+    """
+
+    def __init__(self, outer: Monitor, done: int = 0, total: int = 0, text: str = "") -> None:
         super().__init__()
         self._outer, self._done, self._total, self._text = outer, done, total, text
 
@@ -37,6 +40,9 @@ class Within(Monitor):
 
     def step(self, done: int = 0, total: int = 0, text: str = "") -> None:
         """Report the run's own count; raise after a cancel."""
+        if not self._text:
+            super().step()
+            return
         words = f"{self._text}: {text}" if text else self._text
         self._outer.step(self._done, self._total, words)
 

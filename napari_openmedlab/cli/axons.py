@@ -115,6 +115,9 @@ def run(  # noqa: PLR0913  (a command has one parameter per option)
     scheduler: Annotated[
         str, typer.Option(help="Address of a Dask scheduler whose workers do the blocks.")
     ] = "",
+    workers: Annotated[
+        int, typer.Option(min=0, help="Blocks at once (the filter); 0: one for each core.")
+    ] = 0,
     plan_only: Annotated[
         bool, typer.Option("--plan", help="Print what it would take, and stop.")
     ] = False,
@@ -132,6 +135,7 @@ def run(  # noqa: PLR0913  (a command has one parameter per option)
         threshold=threshold,
         normalisation=normalise.value,
         skip_background=skip_background,
+        workers=workers,
     )
     worker = load_engine(engine)
     try:
@@ -200,6 +204,39 @@ def skeleton(  # noqa: PLR0913  (a command has one parameter per option)
     trees = int(forest.trees.max()) + 1 if len(forest.trees) else 0
     unit = "um" if results.knows_spacing else "voxels"
     _say(f"{trees} trees, {float(forest.lengths.sum()):.0f} {unit} of axon.")
+    for path in written:
+        _say(f"Written: {path}")
+
+
+class DensityKind(StrEnum):
+    """What a density map counts."""
+
+    length = "length"
+    voxels = "voxels"
+
+
+@app.command("density")
+def density(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a finished run.")],
+    edge: Annotated[float, typer.Option(help="Edge of a bin in um; 25 and 50 are usual.")] = 25.0,
+    of: Annotated[
+        DensityKind, typer.Option(help="um of centre-line, or voxels, per mm3.")
+    ] = DensityKind.length,
+    to: Annotated[
+        Path | None,
+        typer.Option(help=".nii.gz or .ome.tif; OUT/density.nii.gz if not given."),
+    ] = None,
+) -> None:
+    """How much axon there is on a coarse grid, for registration to an atlas."""
+    from napari_openmedlab.axons.products import density_of, write_density_map
+    from napari_openmedlab.axons.store import Results
+    from napari_openmedlab.cli.progress import working
+
+    results = Results.open(out)
+    with working("density") as monitor:
+        found = density_of(results, edge, of.value, monitor)
+        written = write_density_map(results, found, to or results.folder / "density.nii.gz")
+    _say(f"{_shape(found.grid.bins)} bins of {edge:g} um, {found.unit}; total {found.total:.0f}.")
     for path in written:
         _say(f"Written: {path}")
 

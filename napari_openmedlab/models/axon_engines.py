@@ -24,7 +24,7 @@ _FILTER: tuple[Option, ...] = (
     ),
     Option(
         "block",
-        256,
+        192,
         "Voxels along each edge of a block; smaller ones take less memory and more time.",
         minimum=32,
         maximum=512,

@@ -109,6 +109,9 @@ class BlockLayout:
     anchored : bool
         A short core reaches forward instead of back, so that the windows of all blocks lie on
         one lattice.
+    parallel : bool
+        Whether several blocks may be scored at once, in threads: the engine then keeps nothing
+        between blocks.
     """
 
     core: tuple[int, int, int]
@@ -118,6 +121,7 @@ class BlockLayout:
     chunk: tuple[int, ...] = ()
     slabs: bool = False
     anchored: bool = False
+    parallel: bool = False
 
 
 @dataclass(frozen=True)

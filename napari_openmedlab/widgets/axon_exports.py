@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import napari
+import numpy as np
 from qtpy.QtWidgets import QFileDialog, QInputDialog, QWidget
 
+from napari_openmedlab.axons.density import Density, Kind
 from napari_openmedlab.axons.store import Results
+from napari_openmedlab.bridge.layers import spatial
+from napari_openmedlab.geometry.volume import Volume
 from napari_openmedlab.models.contract import Monitor
 from napari_openmedlab.widgets.axon_desk import AxonDesk
 
@@ -20,6 +24,7 @@ _KINDS = {
     "branches": ("Save the branches", "branches.csv", "CSV (*.csv)"),
     "density": ("Save the density map", "density.nii.gz", "NIfTI, OME-TIFF (*.nii.gz *.ome.tif)"),
 }
+_COUNTED: dict[str, Kind] = {"um of centre-line": "length", "voxels": "voxels"}
 
 
 class AxonExports:
@@ -57,12 +62,14 @@ class AxonExports:
         if kind != "density":
             self.write(kind, Path(chosen))
             return
-        unit = "um" if results.knows_spacing else "voxels"
-        bin_size, yes = QInputDialog.getDouble(
-            parent, "Density map", f"Edge of a bin ({unit})", 25.0, 0.01, 10000.0, 2
+        edge, yes = QInputDialog.getDouble(
+            parent, "Density map", "Edge of a bin (um)", 25.0, 0.01, 10000.0, 2
         )
+        if not yes:
+            return
+        what, yes = QInputDialog.getItem(parent, "Density map", "Per mm3", [*_COUNTED], 0, False)
         if yes:
-            self.write_density(Path(chosen), bin_size)
+            self.write_density(Path(chosen), edge, _COUNTED[what])
 
     def write(self, kind: str, path: Path) -> None:
         """Write the skeleton as SWC, or its branches as CSV."""
@@ -79,25 +86,29 @@ class AxonExports:
 
         self._desk.export(f"writing {path.name}", work)
 
-    def write_density(self, path: Path, bin_size: float) -> None:
+    def write_density(self, path: Path, edge: float, kind: Kind = "length") -> None:
         """Write the density map and show it as a layer."""
-        from napari_openmedlab.axons.products import write_density_map
+        from napari_openmedlab.axons.products import density_of, write_density_map
 
         results = self._results()
         if results is None:
             return
 
-        def work(monitor: Monitor) -> tuple[Any, str]:
-            found = write_density_map(results, path, bin_size, monitor)
+        def work(monitor: Monitor) -> tuple[Density, str]:
+            found = density_of(results, edge, kind, monitor)
+            write_density_map(results, found, path)
             return found, f"Written: {path}"
 
         self._desk.export(f"writing {path.name}", work, self._show_density)
 
-    def _show_density(self, found: Any) -> None:
-        from napari_openmedlab.bridge.layers import volume_to_layer_data
-
-        data, arguments, _ = volume_to_layer_data(found)
-        arguments.pop("metadata")
+    def _show_density(self, found: Density) -> None:
+        volume = Volume(found.values.astype(np.float32), found.grid.geometry, name="density")
+        arguments = spatial(volume.geometry)
         self._viewer.add_image(
-            data, **{**arguments, "colormap": "viridis", "metadata": {"axons": "density"}}
+            volume.array,
+            name=f"axons: {found.unit}",
+            colormap="viridis",
+            blending="additive",
+            metadata={"axons": "density"},
+            **arguments,
         )

@@ -122,6 +122,13 @@ def test_a_skeleton_comes_from_a_finished_run_only(openmedlab, tmp_path):
     assert 60 < np.ptp(rows[:, 2]) < 120  # 52 voxels of 2 um, less the ends that thinning takes
     np.testing.assert_allclose(np.median(rows[:, 3:5], axis=0), [40, 48], atol=3)
     assert len((out / "branches.csv").read_text().splitlines()) >= 2
+    counted = openmedlab("axons", "density", out, "--edge", "20", "--of", "voxels")
+    assert counted.code == 0, counted.err
+    labels = zarr.open_group(str(out / "axons.zarr"), mode="r")["labels/axons/0"][:]
+    assert f"total {labels.sum()}." in counted.out
+    assert (out / "density.nii.gz").exists()
+    fine = openmedlab("axons", "density", out, "--edge", "1")
+    assert "smaller than the voxels" in fine.err
     journal = out / "journal.jsonl"
     journal.write_text("")
     unfinished = openmedlab("axons", "skeleton", out)

@@ -115,6 +115,12 @@ def test_from_preview_to_swc(viewer, panel, qtbot, tmp_path, monkeypatch):
     assert (rows[:, 2:5] >= 0).all()
     assert (rows[:, 2:5] <= inside[::-1]).all()
     assert len(table.read_text().splitlines()) > 5
+    panel.exports.write_density(tmp_path / "density.nii.gz", 40.0)
+    wait(qtbot, panel)
+    assert (tmp_path / "density.nii.gz").exists()
+    density = layer(viewer, "axons: um of centre-line per mm3")
+    assert density.data.max() > 0
+    np.testing.assert_allclose(density.scale, 40.0)
 
 
 def test_a_click_previews_the_block_there(viewer, panel, qtbot):

@@ -37,6 +37,7 @@ class AxonFilter:
             halo=(HALO,) * 3,
             bytes=BYTES_PER_VOXEL * (core + 2 * HALO) ** 3,
             chunk=(core // halves,) * 3,
+            parallel=True,
         )
 
     def score(
