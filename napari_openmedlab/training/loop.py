@@ -32,6 +32,9 @@ class Task:
         ``None``: nothing is held out, the last weights count.
     facts : mapping
         Plain JSON values that a state must agree with to be gone on from (classes, variant).
+    loss : callable or None
+        Takes logits (one output, or several scales) and classes; ``None``: the published loss of
+        :func:`.losses.deep_loss`.
     """
 
     network: Any
@@ -39,6 +42,7 @@ class Task:
     kept: frozenset[str] = frozenset()
     validate: Callable[[Any, Placement, Monitor], Mapping[str, float]] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    loss: Callable[[Any, Any], Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,5 +132,11 @@ def run_loop(
     outside = Outside(monitor or Monitor(), control or Control(), on_event or (lambda _: None))
     # Chance in the network (dropout) is seeded anew in each iteration; what the program around
     # drew from stays as it was.
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        return Trainer(task, settings, folder, outside).run()
+        try:
+            cudnn.benchmark = True  # patches have one size: the fastest algorithm is worth a search
+            return Trainer(task, settings, folder, outside).run()
+        finally:
+            cudnn.benchmark = before

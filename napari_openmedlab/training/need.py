@@ -8,13 +8,24 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from napari_openmedlab.models.device import Device, precision_for
+from napari_openmedlab.models.device import AUTO, Device, Precision, precision_for
 from napari_openmedlab.models.memory import MARGIN, MemoryNeed, estimate, shortage
 from napari_openmedlab.training.settings import LoopSettings
 
-__all__ = ["fitted", "training_need"]
+__all__ = ["fitted", "training_need", "training_precision"]
 
 _COPIES = 2  # what Adam keeps beside each weight; gradients are counted while running
+
+
+def training_precision(device: Device, wanted: str) -> Precision:
+    """Return the precision a network is trained in, as :func:`.device.precision_for` would.
+
+    Apple's GPU trains in float32 unless asked otherwise: it is best in float16, which needs
+    its losses scaled, and that was never tried there.
+    """
+    if device.kind == "mps" and wanted == AUTO:
+        return "float32"
+    return precision_for(device, wanted)
 
 
 def training_need(
@@ -86,7 +97,7 @@ def fitted(
     warning : str
         If even one patch at a time may not fit; else empty.
     """
-    precision = precision_for(device, loop.precision)
+    precision = training_precision(device, loop.precision)
     at_once = -(-loop.batch // loop.accumulation)
     while True:
         need = training_need(network, variant, patch, at_once, precision)

@@ -200,6 +200,12 @@ def _split(
             f"{', '.join(lost)}: only held-out cases have it, so it can't be learnt; hold out "
             "others"
         )
+    wanted = settings.held_out
+    if isinstance(wanted, int) and len(chosen) < wanted:
+        notes.append(
+            f"{len(chosen)} instead of {wanted} cases are held out: without the others a class "
+            "could not be learnt."
+        )
     if not chosen:
         notes.append(
             f"Nothing is held out of {len(names)} case{'s' if len(names) > 1 else ''}: there is no "

@@ -22,13 +22,13 @@ from napari_openmedlab.models.device import (
     autocast,
     choose,
     is_out_of_memory,
-    precision_for,
 )
 from napari_openmedlab.models.fallback import fallbacks, run_with_fallback
 from napari_openmedlab.training.batches import Batches
 from napari_openmedlab.training.events import Note, Paused, Saved, Step, Validated
 from napari_openmedlab.training.loop import LoopResult, Outside, Task
 from napari_openmedlab.training.losses import deep_loss
+from napari_openmedlab.training.need import training_precision
 from napari_openmedlab.training.run_folder import BEST, HISTORY, STATE, History
 from napari_openmedlab.training.schedule import factor
 from napari_openmedlab.training.settings import LoopSettings
@@ -63,11 +63,13 @@ class Trainer:
         self.history = History(folder / HISTORY)
         self.iteration = self.saved = self.best_iteration = 0
         self.best, self.dice = -1.0, dict[str, float]()
-        self.seconds = self.pace = self.validation_seconds = 0.0
+        self.seconds = self.waited = self.pace = self.validation_seconds = 0.0
         self.validated = 0
         self.facts: dict[str, Any] = json.loads(json.dumps(dict(task.facts)))
         self.notes: list[str] = []
-        self.placement = self._first_placement(choose(settings.device).device)
+        device = choose(settings.device).device
+        self.half: Half | None = device.halves[0] if device.halves else None
+        self.placement = self._first_placement(device)
         self.names = {weight: name for name, weight in self.network.named_parameters()}
         self.optimiser = self._optimiser()
         self.scaler = torch.amp.GradScaler(
@@ -82,7 +84,7 @@ class Trainer:
         started = time.monotonic()
         begun = self.seconds
         try:
-            self._iterate(lambda: begun + time.monotonic() - started)
+            self._iterate(lambda: begun + time.monotonic() - started - self.waited)
         except Cancelled:
             self._keep_before_leaving()
             raise Cancelled(
@@ -147,8 +149,10 @@ class Trainer:
             return
         self.save()
         self.outside.tell(Paused(True))
+        begin = time.monotonic()
         while not control.wait(_PAUSE):
             self.outside.monitor.step(self.iteration, self.settings.iterations, "paused")
+        self.waited += time.monotonic() - begin
         self.outside.tell(Paused(False))
 
     def _text(self) -> str:
@@ -191,7 +195,7 @@ class Trainer:
 
     def _gradients(self, images: NDArray[np.float32], classes: NDArray[np.uint8]) -> float:
         """Return the loss of a batch; where memory runs out, go on with smaller parts."""
-        steps = fallbacks(self.placement, _half(self.placement))
+        steps = fallbacks(self.placement, self.half)
         patches, targets = torch.from_numpy(images), torch.from_numpy(classes)
 
         def on(placement: Placement) -> float:
@@ -209,7 +213,7 @@ class Trainer:
             wanted = targets[part : part + size].to(device, non_blocking=True)
             with autocast(self.placement):
                 logits = self.network(some)
-            loss = deep_loss(logits, wanted) * (len(some) / len(patches))
+            loss = (self.task.loss or deep_loss)(logits, wanted) * (len(some) / len(patches))
             self.scaler.scale(loss).backward()
             total += float(loss.detach())
         return total
@@ -346,7 +350,7 @@ class Trainer:
 
     def _first_placement(self, device: Device) -> Placement:
         settings = self.settings
-        precision = precision_for(device, settings.precision)
+        precision = training_precision(device, settings.precision)
         return Placement(device.id, precision, -(-settings.batch // settings.accumulation))
 
     def _place(self, placement: Placement) -> None:
@@ -376,14 +380,6 @@ class Trainer:
     def _note(self, text: str) -> None:
         self.notes.append(text)
         self.outside.tell(Note(text))
-
-
-def _half(placement: Placement) -> Half | None:
-    """Return the half precision to step down to where memory is short."""
-    if placement.device == "cpu":
-        return None
-    device = choose(placement.device).device
-    return device.halves[0] if device.halves else None
 
 
 def _mixed(seed: int, iteration: int) -> int:

@@ -60,8 +60,18 @@ def test_a_class_is_never_only_in_held_out_cases():
     assert found.notes[0] == "Only one case has block: it can't be learnt and measured."
     for seed in range(5):
         assert "case 0" in make_plan(found, tiny(seed=seed)).train
+    fewer = check_cases([case(0), case(1, labels=ball_only_of(1))])
+    odd = make_plan(fewer, tiny(held_out=1))
+    assert odd.held_out == ("case 1",)
+    both = check_cases([case(0, labels=ball_only_of(0)), case(1, labels=block_only_of(1))])
+    assert make_plan(both, tiny(held_out=1)).notes[-2].startswith("0 instead of 1 cases are held")
     with pytest.raises(SettingsError, match="block: only held-out cases have it"):
         make_plan(found, tiny(held_out=("case 0",)))
+
+
+def block_only_of(number):
+    labels = scan(number)[1]
+    return np.where(labels == 2, 2, 0).astype(np.uint8)
 
 
 def ball_only_of(number):

@@ -383,3 +383,23 @@ def test_a_network_learns_a_structure(found, tmp_path):
     )
     done = train(found, settings, tmp_path / "run")
     assert done.dice["ball"] > 0.8
+
+
+def test_what_is_measured_is_what_the_engine_gives(whole, found, stand_ins):
+    """The held-out Dice of a run is that of its model in use, voxel for voxel."""
+    from napari_openmedlab.evaluation.metrics import dice
+    from napari_openmedlab.geometry.boxes import Box
+    from napari_openmedlab.models.catalogue import get_spec, load_engine
+
+    done = whole[0]
+    name = stand_ins.store.import_file(done.path, "measured").name
+    held_out = make_plan(found, tiny()).held_out
+    case = next(c.case for c in found.cases if c.case.name == held_out[0])
+    volume, labels, _ = case.read()
+    options = get_spec("mis-fm").check_options({"checkpoint": name, "device": "cpu"})
+    engine = load_engine("mis-fm")
+    given = engine.segment(volume, Box.whole(volume.geometry.shape), options, Monitor())
+    engine.unload()
+    assert given.names == {1: "ball", 2: "block"}
+    for value, word in given.names.items():
+        assert dice(given.labels == value, labels == value) == pytest.approx(done.dice[word])
