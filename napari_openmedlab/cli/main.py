@@ -19,6 +19,7 @@ from napari_openmedlab.cli import (
     demo,
     files,
     finetune,
+    label,
     localize,
     models,
     organs,
@@ -56,6 +57,7 @@ app.command("segment")(segment.segment)
 app.command("organs")(organs.organs)
 app.command("finetune")(finetune.finetune)
 app.command("pretrain")(pretrain.pretrain)
+app.command("label")(label.label)
 app.command("train-run", hidden=True)(train_run.train_run)
 app.command("localize")(localize.localize)
 app.command("cohort")(cohort.cohort)

@@ -82,11 +82,16 @@ def choose_model(spec: EngineSpec, wanted: str) -> str:
 
 def readiness(spec: EngineSpec, records: Sequence[Record]) -> str:
     """Return what keeps an engine from running, or "yes" and the models it would find."""
+    from napari_openmedlab.models.finetuned import start_only
+
     if lacks := spec.missing():
         return "; ".join(lacks)
     if not spec.networks:
         return "yes"
-    names = [record.name for record in records if record.network in spec.networks]
+    fitting = [record for record in records if record.network in spec.networks]
+    names = [r.name for r in fitting if not start_only(r.network, r.card)]
+    if fitting and not names:
+        return f"{', '.join(r.name for r in fitting)} must be trained first (openmedlab finetune)"
     return f"yes, with {', '.join(names)}" if names else _absent(spec)
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "card_from_json",
     "card_metadata",
     "read_card",
+    "start_only",
     "write_model",
 ]
 
@@ -249,6 +250,18 @@ def read_card(path: str | Path) -> ModelCard | None:
             f"the card in {path.name} is damaged ({error}); ask for the file again", path
         ) from error
     return card_from_json(found, path)
+
+
+def start_only(network: str, card: Mapping[str, Any]) -> bool:
+    """Return whether weights are only a start for training: they name nothing.
+
+    Parameters
+    ----------
+    network : str
+    card : mapping
+        JSON of the card; empty if there is none.
+    """
+    return network in NETWORKS and card.get("kind") != "labels"
 
 
 def write_model(path: str | Path, state_dict: Mapping[str, Any], card: ModelCard) -> str:

@@ -15,7 +15,7 @@ from napari_openmedlab.errors import OpenMedLabError
 from napari_openmedlab.models.catalogue import EngineSpec, engines, get_spec
 from napari_openmedlab.models.checkpoints.records import Record
 from napari_openmedlab.models.class_names import class_names
-from napari_openmedlab.models.finetuned import NETWORKS
+from napari_openmedlab.models.finetuned import NETWORKS, start_only
 from napari_openmedlab.models.organs import TOTAL_SEGMENTATOR
 from napari_openmedlab.widgets.local_models import LocalModels, Need
 from napari_openmedlab.widgets.organ_sections import ModelSection
@@ -154,9 +154,8 @@ class OrganModels(QObject):
     def _found(self) -> Iterator[tuple[EngineSpec, Record]]:
         for spec in engines("automatic"):
             if _names_structures(spec):
-                own = set(spec.networks) <= set(NETWORKS)
                 for record in self._local.fitting(spec):
-                    if not own or record.card.get("kind") == "labels":  # else it names nothing
+                    if not start_only(record.network, record.card):
                         yield spec, record
 
     def _show(self) -> None:

@@ -6,7 +6,7 @@ from napari_openmedlab.errors import CheckpointError, EngineError
 from napari_openmedlab.models.checkpoints.records import Record
 from napari_openmedlab.models.checkpoints.store import ModelStore
 from napari_openmedlab.models.engines.weights import choose_record
-from napari_openmedlab.models.finetuned import ModelCard
+from napari_openmedlab.models.finetuned import ModelCard, start_only
 
 __all__ = ["ID", "choose_trained"]
 
@@ -48,7 +48,7 @@ def choose_trained(store: ModelStore, name: str) -> tuple[Record, ModelCard]:
 
 def _newest(store: ModelStore) -> Record:
     every = [*store.models_of("fmunet"), *store.models_of("pct-net")]
-    fitting = [record for record in every if record.card.get("kind") == "labels"]
+    fitting = [each for each in every if not start_only(each.network, each.card)]
     if fitting:
         return max(fitting, key=lambda record: (record.imported, record.name))
     there = f" ({', '.join(r.name for r in every)}: pre-trained only)" if every else ""
