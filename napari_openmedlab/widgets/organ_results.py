@@ -23,15 +23,16 @@ from napari_openmedlab.session.session import Session
 __all__ = ["OrganTable"]
 
 NAME, VOLUME, MEAN, SLICES, BORDER, SIDE = range(6)
-_HEADERS = ("Structure", "ml", "HU", "Slices", "Border", "Side")
+_HEADERS = ("Structure", "ml", "HU", "Slices", "Cut", "Side")
 _TIPS = (
     "Click a row to go there and make the object the active one",
     "Volume in millilitres",
     "Mean of the scan's values inside, HU in a CT",
     "First and last slice along the first axis, counted from 0",
-    "Faces of the scan it reaches, where it may be cut off",
+    "Faces of the scan it reaches, where it may be cut off: S, I, A, P, L, R",
     "Whether it lies on the side of the body that its name says",
 )
+_LETTERS = {VOLUME: 7, MEAN: 6, SLICES: 9, BORDER: 7, SIDE: 7}  # width of the columns
 _ID = Qt.ItemDataRole.UserRole
 _KEY = Qt.ItemDataRole.UserRole + 1
 _ROWS = 8
@@ -69,10 +70,14 @@ class OrganTable(QTableWidget):
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         header = self.horizontalHeader()
         header.setMinimumSectionSize(20)
-        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        header.setStyleSheet("QHeaderView::section { padding: 2px 1px; }")  # room for names
         header.setSectionResizeMode(NAME, QHeaderView.ResizeMode.Stretch)
+        letter = self.fontMetrics().averageCharWidth()
+        for column, letters in _LETTERS.items():
+            self.setColumnWidth(column, letters * letter)
         row = self.fontMetrics().height() + 8
         self.verticalHeader().setDefaultSectionSize(row)
         self.setMinimumHeight(row * (_ROWS + 1))
@@ -117,7 +122,7 @@ class OrganTable(QTableWidget):
             VOLUME: (_ml(row.volume_ml), row.volume_ml),
             MEAN: ("" if math.isnan(row.mean) else f"{row.mean:.0f}", row.mean),
             SLICES: (f"{first}–{last}", float(first)),
-            BORDER: (", ".join(row.touches), ", ".join(row.touches)),
+            BORDER: (_faces(row), ", ".join(row.touches)),
             SIDE: ("check" if row.side_check else "", row.side_check),
         }
         tips = {NAME: row.name, BORDER: _cut(row), SIDE: row.side_check.capitalize()}
@@ -151,6 +156,14 @@ def _ml(volume: float) -> str:
     if math.isnan(volume):
         return "–"
     return f"{volume:.2f}" if volume < 10 else f"{volume:.0f}"
+
+
+def _faces(row: OrganRow) -> str:
+    """Return the faces in letters: S I A P L R, or the axes without a patient."""
+    return " ".join(
+        face.replace("axis ", "axis\u00a0") if face.startswith("axis") else face[0].upper()
+        for face in row.touches
+    )
 
 
 def _cut(row: OrganRow) -> str:

@@ -41,7 +41,7 @@ from napari_openmedlab.widgets.workplace import Workplace
 
 __all__ = ["OrgansWidget"]
 
-_WIDTH = 340
+_WIDTH = 420
 _SHOWN = 6  # names spelled out in a sentence
 
 

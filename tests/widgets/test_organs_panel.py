@@ -133,7 +133,9 @@ def test_structures_become_objects_with_names_colours_and_a_table(scene, qtbot):
     table = panel.results.table
     volume = float(table.item(rows["liver"], VOLUME).text())
     assert volume == pytest.approx(panel.session.volume_ml(objects["liver"].id), abs=0.6)
-    assert "superior" in table.item(rows["spleen"], 4).text()
+    assert table.item(rows["spleen"], 4).text() == "S"
+    assert "superior" in table.item(rows["spleen"], 4).toolTip()
+    assert table.columnViewportPosition(5) + table.columnWidth(5) <= table.viewport().width()
     assert "4 of 4" in panel.go.status.text()
 
 
