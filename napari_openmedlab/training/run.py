@@ -247,6 +247,7 @@ def _go(
     told = (result.chosen, dict(result.dice), result.seconds, _notes(result, plan))
     done = _model(folder, plan, task.network, told)
     _write_run(folder, plan, finished=True)
+    del task  # mapped files can't be deleted on Windows
     drop_cases(folder)
     return done
 
