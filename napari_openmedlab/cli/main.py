@@ -14,6 +14,7 @@ import typer
 
 from napari_openmedlab import __version__
 from napari_openmedlab.cli import (
+    axon_results,
     axons,
     cohort,
     demo,
@@ -69,6 +70,8 @@ app.command("engines")(segment.engines)
 app.command("demo")(demo.demo)
 app.add_typer(models.app, name="models")
 app.add_typer(templates.app, name="templates")
+axons.app.command("annotate")(axon_results.annotate)
+axons.app.command("train")(axon_results.train)
 app.add_typer(axons.app, name="axons")
 
 
