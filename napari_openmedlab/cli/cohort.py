@@ -52,7 +52,7 @@ def cohort(  # noqa: PLR0913  (a command has one parameter per option)
     ] = "",
     margin: Annotated[
         float, typer.Option(help="Millimetres added to each side of a box; masks end there.")
-    ] = 5.0,
+    ] = 0.0,
     prompts: Annotated[
         Prompts, typer.Option(help="What the engine is given: the box, or the points found.")
     ] = Prompts.box,

@@ -29,6 +29,13 @@ def demo(
         bool,
         typer.Option("--view/--no-view", help="Open the result in napari if there is a display."),
     ] = True,
+    cohort: Annotated[
+        bool,
+        typer.Option(
+            "--cohort",
+            help="Only write a sample cohort: a template scan with masks, a folder of scans.",
+        ),
+    ] = False,
 ) -> None:
     """Segment five organs of the CT-like sample from stored clicks with the built-in engine.
 
@@ -45,6 +52,9 @@ def demo(
 
     console = Console()
     _make_folder(out)
+    if cohort:
+        _make_cohort(out)
+        return
     volume, reference, names = sample_data.load(SAMPLE)
     session = Session(volume)
     run_objects(session, read_prompts(sample_data.prompts_path(SAMPLE), volume))
@@ -72,6 +82,23 @@ def has_display() -> bool:
     if sys.platform in ("win32", "darwin"):
         return True
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _make_cohort(out: Path) -> None:
+    from rich.console import Console
+
+    from napari_openmedlab.cli.progress import working
+    from napari_openmedlab.sample_data.cohort import make_cohort
+
+    with working("making scans"):
+        made = make_cohort(out)
+    for title, path in (
+        ("Template scan", made.template),
+        ("Its masks", made.labels),
+        ("Scans, one of them broken", made.scans),
+        ("Their true masks", made.truth),
+    ):
+        Console().print(f"{title}: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _make_folder(out: Path) -> None:

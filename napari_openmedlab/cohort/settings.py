@@ -37,7 +37,8 @@ class Settings:
     structures : tuple of str
         Empty: all that the templates have.
     margin_mm : float
-        Added on each side of a found box before it is handed over; the mask is cut there.
+        Added on each side of a found box before it is handed over; the mask is cut there. With
+        the built-in engine 0 did best (see docs/cohort.md).
     prompts : {"box", "extreme_points"}
         What the engine is given: the box (whole-patch, or sub-patches where the localizer gives
         them), or the six points the localizer found.
@@ -58,7 +59,7 @@ class Settings:
     engine: str = "built-in"
     engine_options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     structures: tuple[str, ...] = ()
-    margin_mm: float = 5.0
+    margin_mm: float = 0.0
     prompts: Prompting = "box"
     slab_interval: int = 0
     one_file_per_structure: bool = False

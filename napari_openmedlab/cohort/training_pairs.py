@@ -22,7 +22,7 @@ from napari_openmedlab.io.api import write
 from napari_openmedlab.io.atomic import sentence, staging
 from napari_openmedlab.io.sidecar import LabelInfo
 
-__all__ = ["CLASSES", "IMAGES", "LABELS", "add_pair"]
+__all__ = ["CLASSES", "IMAGES", "LABELS", "add_pair", "write_scan"]
 
 IMAGES, LABELS, CLASSES = "images", "labels", "classes.json"
 
@@ -78,7 +78,7 @@ def add_pair(
     scan = np.asarray(volume.array)
     image, mask = root / IMAGES / f"{name}.nii.gz", root / LABELS / f"{name}.nii.gz"
     with staging(image.parent) as stage:
-        _write(stage / image.name, scan, volume)
+        write_scan(stage / image.name, scan, volume)
     bare = replace(volume, source=None)
     infos = {values[i.name]: i for v, i in objects.items() if v in present}
     write(mask, stored, bare, objects=infos)
@@ -102,8 +102,17 @@ def _classes(root: Path, names: Any) -> dict[int, str]:
     return known
 
 
-def _write(path: Path, array: NDArray[Any], volume: Volume) -> None:
-    """Write an array (z, y, x) as NIfTI on the volume's grid, with a header of its own."""
+def write_scan(path: Path, array: NDArray[Any], volume: Volume) -> None:
+    """Write an array (z, y, x) as NIfTI on the volume's grid, with a header of its own.
+
+    Parameters
+    ----------
+    path : Path
+        ``.nii`` or ``.nii.gz``; overwritten.
+    array : ndarray, shape of the volume
+    volume : Volume
+        Lends its grid, nothing else.
+    """
     import nibabel
 
     grid = volume.geometry

@@ -83,7 +83,6 @@ class RunTab(QWidget):
         self.engine = EngineInput(engines("promptable"), "Who segments in the boxes", "boxes only")
         self.margin = QDoubleSpinBox()
         self.margin.setRange(0.0, 200.0)
-        self.margin.setValue(5.0)
         self.margin.setSuffix(" mm")
         self.margin.setToolTip("Added to each side of a found box; the mask ends there")
         self.slabs = QSpinBox()
