@@ -50,11 +50,11 @@ def _anatomies(folder: Path | None) -> dict[str, Any]:
 
 class _Bench:
     def __init__(self, anatomies: dict[str, Any], mode: str) -> None:
-        from napari_openmedlab.models.catalogue import get_spec, load_engine
+        from napari_openmedlab.models.catalogue import load_engine
 
         self._anatomies = anatomies
         self._engine = load_engine("atlas")
-        self._options = get_spec("atlas").check_options({"mode": mode})
+        self._mode = mode
         self.seconds: list[float] = []
         self.cpu: list[float] = []
         self._templates = {
@@ -77,14 +77,33 @@ class _Bench:
         )
         return Template(name, name, marks, load=lambda: made.volume)
 
-    def _run(self, query: Any, templates: Sequence[Any]) -> Any:
-        from napari_openmedlab.models.contract import Monitor
+    def _guesses(self, query: Any, templates: Sequence[Any], mode: str) -> list[Any]:
+        """Return what each template says by itself: every pair is aligned once."""
+        from napari_openmedlab.models.engines.atlas import engine as atlas
+        from napari_openmedlab.models.engines.atlas.aligning import align
+        from napari_openmedlab.models.engines.atlas.working import work
 
-        clock, cpu = time.perf_counter(), time.process_time()
-        found = self._engine.locate(query.volume, templates, self._options, Monitor())
-        self.seconds.append((time.perf_counter() - clock) / len(templates))
-        self.cpu.append((time.process_time() - cpu) / len(templates))
-        return found
+        image = work(query.volume, True)
+        said = []
+        for template in templates:
+            own = self._engine._worked(template, "auto")
+            clock, cpu = time.perf_counter(), time.process_time()
+            found = align(own, image, lambda: None, fine=mode == "full")
+            guesses: dict[str, list[Any]] = {each.name: [] for each in template.structures}
+            if found is not None:
+                atlas._guess(guesses, template, own, image, found)
+            self.seconds.append(time.perf_counter() - clock)
+            self.cpu.append(time.process_time() - cpu)
+            said.append(guesses)
+        return said
+
+    @staticmethod
+    def _fused(said: Sequence[Any], query: Any) -> list[Any]:
+        from napari_openmedlab.models.engines.atlas.fusing import fuse
+
+        names = dict.fromkeys(name for each in said for name in each)
+        grid = query.volume.geometry
+        return [fuse(n, [g for each in said for g in each.get(n, [])], grid) for n in names]
 
     def accuracy(self, counts: Sequence[int], queries: int) -> None:
         """Print how well boxes fit, with templates of the same anatomy and of the other."""
@@ -102,8 +121,9 @@ class _Bench:
                 if others:
                     kinds["the other anatomy"] = others
                 for kind, templates in kinds.items():
+                    said = self._guesses(query, templates[: max(counts)], self._mode)
                     for count in counts:
-                        found = self._run(query, templates[:count])
+                        found = self._fused(said[:count], query)
                         key = (kind, count)
                         lost[key] = lost.get(key, 0) + _score(
                             found, query, rows.setdefault(key, {})
@@ -127,9 +147,11 @@ class _Bench:
                     else "-"
                 )
             print(f"| {organ} | " + " | ".join(cells) + " |")
-        print("| present, not found | " + " | ".join(str(lost[k]) for k in keys) + " |\n")
+        print(
+            "| present, not found | " + " | ".join(str(lost[k]) for k in keys) + " |\n", flush=True
+        )
 
-    def fields_of_view(self) -> None:
+    def fields_of_view(self, count: int = 2, mode: str = "quick") -> None:
         """Print for cropped scans whether what is absent is told, and what is present kept."""
         from torso_phantoms import phantom
 
@@ -146,14 +168,16 @@ class _Bench:
                     if not source:
                         continue
                     query = phantom(self._anatomies[name], 600 + number, span=span)
-                    found = self._run(query, self._templates[source][:3])
-                    for each in found.found:
+                    said = self._guesses(query, self._templates[source][:count], mode)
+                    found = self._fused(said, query)
+                    for each in found:
                         value = next(v for v, n in query.names.items() if n == each.name)
                         _count(each, query.labels == value, total, alarms)
                 listed = ", ".join(f"{c:.2f}" for c in sorted(alarms)) or "none"
                 print(
-                    f"| {label} | {kind}, 3 | {total[0]} | {total[1]} | {len(alarms)} ({listed}) "
-                    f"| {total[2]} | {total[3]} |"
+                    f"| {label} | {kind}, {count} | {total[0]} | {total[1]} "
+                    f"| {len(alarms)} ({listed}) | {total[2]} | {total[3]} |",
+                    flush=True,
                 )
         print()
 
@@ -162,7 +186,7 @@ def _score(found: Any, query: Any, rows: dict[str, list[tuple[float, float]]]) -
     from napari_openmedlab.geometry.labels import MaskPatch
 
     lost = 0
-    for each in found.found:
+    for each in found:
         value = next(v for v, n in query.names.items() if n == each.name)
         patch = MaskPatch.of(query.labels == value)
         if patch.count < _LEAST_VOXELS:

@@ -18,6 +18,7 @@ __all__ = ["Alignment", "align", "correlation", "warped"]
 
 _STIFF = 0.15  # how strongly the affine map is held near a mere shift
 _OUTLIER_MM = 14.0
+_LIKELY = 0.75  # of the best place's score: those below are not followed up
 _SLACK = 0.02  # weight of "no movement" against that of the blocks in the smooth field
 
 Affine = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -77,7 +78,10 @@ def align(
     """
     one, other = coarser(template, 2), coarser(query, 2)
     tried = []
-    for shift, _ in shifts(template, query):
+    places = shifts(template, query)
+    for shift, likely in places:
+        if likely < _LIKELY * places[0][1]:
+            break
         tick()
         start: Affine = (np.eye(3), shift)
         for reach in (3, 2):

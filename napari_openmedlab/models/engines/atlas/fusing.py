@@ -19,7 +19,7 @@ __all__ = ["Guess", "fuse", "nowhere"]
 
 LEAST_INSIDE = 0.5
 """Part of the box that must lie in the scan."""
-LEAST_LIKENESS = 0.3
+LEAST_LIKENESS = 0.1
 """Correlation of the surroundings below which nothing there looks like the templates."""
 _SURE_LIKENESS = 0.85
 _SPREAD_MM = 15.0  # disagreement of templates at which confidence has fallen to a third
