@@ -33,7 +33,7 @@ class PieceCounter:
         self._pieces: list[NDArray[np.int64]] = []
         self._joined: NDArray[np.int64] | None = None
 
-    def add(self, region: NDArray[np.bool_], box: Box) -> NDArray[np.int64]:
+    def add(self, region: NDArray[np.bool_], box: Box) -> tuple[NDArray[np.int32], int]:
         """Label a block and remember what touches its shared planes.
 
         Parameters
@@ -45,30 +45,33 @@ class PieceCounter:
 
         Returns
         -------
-        ndarray of int64, shape ``box.shape``
-            Number of the piece of each voxel, unique over all blocks; 0 outside the mask.
+        labels : ndarray of int32, shape ``box.shape``
+            Pieces of this block from 1, 0 outside the mask.
+        offset : int
+            What makes these numbers unique over all blocks when added.
         """
         from scipy import ndimage
 
         local, count = ndimage.label(region, _FULL)
-        labels = local.astype(np.int64)
-        labels[labels > 0] += self._number - 1
-        core: NDArray[np.int64] = labels[tuple(slice(0, n) for n in box.shape)]
-        inside = local[tuple(slice(0, n) for n in box.shape)]
-        self._sizes.append(np.bincount(inside.ravel(), minlength=count + 1)[1:].astype(np.int64))
+        offset = self._number - 1
+        core: NDArray[np.int32] = local[tuple(slice(0, n) for n in box.shape)]
+        self._sizes.append(np.bincount(core.ravel(), minlength=count + 1)[1:].astype(np.int64))
         self._number += count
         for axis in range(3):
             if box.start[axis] > 0:
-                self._note(labels, box, axis, 0)
+                self._note(local, offset, box, (axis, 0))
             if region.shape[axis] > box.shape[axis]:
-                self._note(labels, box, axis, box.shape[axis])
+                self._note(local, offset, box, (axis, box.shape[axis]))
         self._joined = None
-        return core
+        return core, offset
 
-    def _note(self, labels: NDArray[np.int64], box: Box, axis: int, at: int) -> None:
+    def _note(
+        self, labels: NDArray[np.int32], offset: int, box: Box, where: tuple[int, int]
+    ) -> None:
         """Remember one voxel of each patch in a plane, and its piece."""
         from scipy import ndimage
 
+        axis, at = where
         plane = np.take(labels, at, axis=axis)
         patches, count = ndimage.label(plane > 0, np.ones((3, 3), dtype=bool))
         if not count:
@@ -79,7 +82,7 @@ class PieceCounter:
         places.insert(axis, np.full(count, at))
         world = tuple(p.astype(np.int64) + a for p, a in zip(places, box.start, strict=True))
         self._voxels.append(np.ravel_multi_index(world, self.shape).astype(np.int64))
-        self._pieces.append(plane.ravel()[first])
+        self._pieces.append(plane.ravel()[first].astype(np.int64) + offset)
 
     def totals(self) -> NDArray[np.int64]:
         """Return for each piece number the voxels of the whole piece, over all blocks."""

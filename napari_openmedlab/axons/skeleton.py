@@ -205,7 +205,7 @@ def _thinned(
     if not shared.any():
         return None
     # Even with an empty core: two pieces may touch through the planes shared with neighbours.
-    pieces = counter.add(shared, box)
+    pieces, offset = counter.add(shared, box)
     if not region[core].any():
         return None
     from skimage.morphology import skeletonize
@@ -214,7 +214,7 @@ def _thinned(
     places = np.argwhere(thin)
     points = (places + np.array(box.start)).astype(np.int32)
     radii = radii_at(region, places + np.array(start), spacing, halo)
-    return _Found(points, radii, pieces[tuple(places.T)])
+    return _Found(points, radii, pieces[tuple(places.T)].astype(np.int64) + offset)
 
 
 def _gathered(
