@@ -68,7 +68,7 @@ WALL_AXES = ((0, 2), (1, 1), (2, 0), (3, 2), (4, 1), (5, 0))
 
 def test_structures_are_found_in_another_part_of_the_body(engine, network):
     scan = body((10, 4, 8), (100, 78, 94), origin=(31.0, -12.0, 400.0))
-    answer = locate(engine, scan, liver_and_kidney(), structures=(), mode="full")
+    answer = locate(engine, scan, liver_and_kidney(), structures=())
     assert [each.name for each in answer.found] == ["liver", "kidney"]
     for found, place in zip(answer.found, (LIVER, KIDNEY), strict=True):
         assert found.found, found.notes
@@ -420,15 +420,21 @@ def test_without_weights_it_says_where_they_come_from(engine, tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_stand_in_weights_run_through_the_store(engine, stand_ins):
+def test_stand_in_weights_run_through_the_store(engine, stand_ins, monkeypatch):
     """Published width, by the model store, as a user's weights would be."""
     record = stand_ins.add("medlam")
-    one = template(body(), marks("liver", *LIVER), features=Kept())
+    small = np.zeros((6, 96, 2, 2, 2), np.float32)
+    known = {"positions": np.zeros((6, 3), np.float32), "kernels0": small + 0.1}
+    known["kernels1"] = np.repeat(known["kernels0"], 2, axis=2).repeat(2, 3).repeat(2, 4)
+    kept = Kept()
+    monkeypatch.setattr(Kept, "get", lambda self, key: known)  # spares the template's patches
+    one = template(body(), marks("liver", *LIVER), features=kept)
     scan = body((8, 2, 4), (60, 54, 64))
     answer = locate(engine, scan, one)
     found = answer.found[0]
     assert answer.provenance["weights_sha256"] == record.sha256
     assert answer.provenance["templates"] == ["one"]
+    assert kept == {}
     assert set(found.checks) >= {"starts_mm", "stages_mm", "similarity", "inside"}
     assert Box.whole(scan.geometry.shape).contains(found.box)
     assert len(found.points) == 6
