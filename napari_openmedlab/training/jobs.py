@@ -15,8 +15,10 @@ from napari_openmedlab.models.contract import Monitor
 from napari_openmedlab.training.cases import Case, CasesFound, check_cases
 from napari_openmedlab.training.events import Event, Note
 from napari_openmedlab.training.plan import Plan
+from napari_openmedlab.training.pretrain import begin_pretraining
 from napari_openmedlab.training.run import begin
 from napari_openmedlab.training.settings import TrainSettings
+from napari_openmedlab.training.unlabelled import check_scans, find_scans
 
 __all__ = ["Begun", "Source", "beginning", "looking"]
 
@@ -35,6 +37,10 @@ class Source:
         Of open layers, with the reason.
     images, labels : Path or None
         Folders instead; ``images`` may be a list (JSON, CSV), ``labels`` the same folder.
+    listed : mapping of int to str
+        Class names that a list gives.
+    unlabelled : bool
+        The scans in ``images`` are pre-trained on, without labels.
     """
 
     cases: tuple[Case, ...] = ()
@@ -42,6 +48,7 @@ class Source:
     images: Path | None = None
     labels: Path | None = None
     listed: Mapping[int, str] = field(default_factory=dict)
+    unlabelled: bool = False
 
     def found(self) -> Source:
         """Return the source with its cases; folders are looked into.
@@ -55,6 +62,8 @@ class Source:
 
         if self.images is None:
             return self
+        if self.unlabelled:
+            return replace(self, cases=tuple(find_scans([self.images])))
         if self.images.is_file():
             cases, names = pairs_in_file(self.images)
             return replace(self, cases=tuple(cases), listed=names)
@@ -118,7 +127,8 @@ def beginning(
             if isinstance(event, Note):
                 notes.append(event.text)
 
-        plan = begin(found, settings, folder, monitor=monitor, on_event=hear)
+        prepare = begin_pretraining if source.unlabelled else begin
+        plan = prepare(found, settings, folder, monitor=monitor, on_event=hear)
         return Begun(folder, plan, tuple(notes))
 
     return work
@@ -132,6 +142,8 @@ def _looked(source: Source, classes: Mapping[int, str] | None, monitor: Monitor)
             "there is no labelled scan to learn from"
             + (f". {reasons}" if reasons else "; open one and label it, or choose folders")
         )
+    if ready.unlabelled:
+        return check_scans(ready.cases, monitor)
     chosen = dict(classes) if classes is not None else (dict(ready.listed) or None)
     return check_cases(
         ready.cases,

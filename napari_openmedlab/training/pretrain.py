@@ -26,13 +26,15 @@ from napari_openmedlab.training.events import Control, Event, Note, OnEvent, Ste
 from napari_openmedlab.training.loop import LoopResult, Task, run_loop
 from napari_openmedlab.training.plan import Plan, make_plan, plan_from_json
 from napari_openmedlab.training.prepared import drop_cases, open_cases, prepare_cases
-from napari_openmedlab.training.run import Finished
-from napari_openmedlab.training.run_folder import RUN, STATE
+from napari_openmedlab.training.run import Finished, RunState
+from napari_openmedlab.training.run_folder import RUN, STATE, history_of, last_iteration
 from napari_openmedlab.training.settings import TrainSettings
 
 __all__ = [
     "PLAN",
     "PUBLISHED_ITERATIONS",
+    "begin_pretraining",
+    "look_pretraining",
     "plan_pretraining",
     "pretrain",
     "resume_pretraining",
@@ -105,6 +107,30 @@ def pretrain(
     SettingsError, CheckpointError, EngineError, Cancelled
         As :func:`.run.train`. What was done is on the disk.
     """
+    plan = begin_pretraining(found, settings, folder, monitor=monitor, on_event=on_event)
+    return _go(folder, plan, monitor or Monitor(), control, on_event or (lambda _: None))
+
+
+def begin_pretraining(
+    found: CasesFound,
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    monitor: Monitor | None = None,
+    on_event: OnEvent | None = None,
+) -> Plan:
+    """Prepare a run and train nothing yet: :func:`resume_pretraining` does, elsewhere too.
+
+    Parameters
+    ----------
+    found, settings, folder, monitor, on_event
+        As for :func:`pretrain`.
+
+    Raises
+    ------
+    WriteError, SettingsError, CheckpointError, EngineError, Cancelled
+        As :func:`pretrain`.
+    """
     monitor, tell = monitor or Monitor(), on_event or (lambda _: None)
     if (folder / PLAN).exists() or (folder / RUN).exists():
         raise WriteError(
@@ -121,7 +147,7 @@ def pretrain(
     ordered = [by_name[name] for name in (*plan.train, *plan.held_out)]
     prepare_cases(ordered, plan.preprocessing, plan.classes, folder, monitor)
     _write(folder, plan, finished=False)
-    return _go(folder, plan, monitor, control, tell)
+    return plan
 
 
 def resume_pretraining(
@@ -146,15 +172,9 @@ def resume_pretraining(
     CheckpointError, EngineError, WriteError, Cancelled
         As :func:`pretrain`.
     """
-    path = folder / PLAN
-    if not path.exists():
-        raise ReadError(f"there is no pre-training in {folder}", folder)
-    found = read_json(path)
-    if found.get("format") != _FORMAT or not isinstance(found.get("plan"), dict):
-        raise ReadError(f"{path} was written by a newer version, or is no pre-training", path)
-    if found.get("finished"):
+    plan, finished = _read(folder)
+    if finished:
         raise ReadError(f"the pre-training in {folder} is finished already", folder)
-    plan = plan_from_json(found["plan"])
     return _go(folder, plan, monitor or Monitor(), control, on_event or (lambda _: None))
 
 
@@ -205,6 +225,15 @@ def _task(folder: Path, plan: Plan, tell: OnEvent) -> tuple[Task, Plan]:
     return Task(network, Mixtures(train, patch), frozenset(plan.kept), measure, facts), plan
 
 
+def look_pretraining(folder: Path) -> RunState | None:
+    """Return what lies in a run's folder; ``None`` if there is none. Loads no torch."""
+    if not (folder / PLAN).exists():
+        return None
+    plan, finished = _read(folder)
+    losses, dice = history_of(folder)
+    return RunState(plan, last_iteration(folder), losses, dice, finished)
+
+
 def until(hours: float, control: Control, tell: OnEvent) -> OnEvent:
     """Return a listener that ends a run early after so many hours, and passes on what it hears.
 
@@ -251,6 +280,16 @@ def _card(plan: Plan, result: LoopResult) -> ModelCard:
 
 def _rounded(dice: Mapping[str, float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in dice.items()}
+
+
+def _read(folder: Path) -> tuple[Plan, bool]:
+    path = folder / PLAN
+    if not path.exists():
+        raise ReadError(f"there is no pre-training in {folder}", folder)
+    found = read_json(path)
+    if found.get("format") != _FORMAT or not isinstance(found.get("plan"), dict):
+        raise ReadError(f"{path} was written by a newer version, or is no pre-training", path)
+    return plan_from_json(found["plan"]), bool(found.get("finished"))
 
 
 def _write(folder: Path, plan: Plan, *, finished: bool) -> None:

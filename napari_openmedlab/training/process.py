@@ -21,6 +21,7 @@ from napari_openmedlab.models.checkpoints.locks import locked
 from napari_openmedlab.models.checkpoints.records import slug
 from napari_openmedlab.training.child import CANCEL, END, GO_ON, LOCK, PAUSE, UNDER_WAY
 from napari_openmedlab.training.events import Event
+from napari_openmedlab.training.pretrain import look_pretraining
 from napari_openmedlab.training.run import RunState, look
 from napari_openmedlab.training.wire import EVENTS, Ended, EventReader
 
@@ -67,7 +68,7 @@ def stopped_runs(parent: Path | None = None) -> tuple[StoppedRun, ...]:
         return ()
     for folder in folders:
         try:
-            state = look(folder)
+            state = look(folder) or look_pretraining(folder)
         except OpenMedLabError:
             continue
         if state is not None and not state.finished:

@@ -20,7 +20,14 @@ from napari_openmedlab.training.events import Control, Note, OnEvent
 from napari_openmedlab.training.loop import LoopResult, Task, run_loop
 from napari_openmedlab.training.plan import Plan, make_plan, plan_from_json
 from napari_openmedlab.training.prepared import drop_cases, open_cases, prepare_cases
-from napari_openmedlab.training.run_folder import BEST, HISTORY, RUN, STATE, History, state_facts
+from napari_openmedlab.training.run_folder import (
+    BEST,
+    RUN,
+    STATE,
+    history_of,
+    last_iteration,
+    state_facts,
+)
 from napari_openmedlab.training.settings import TrainSettings
 
 __all__ = ["Finished", "RunState", "begin", "finish", "look", "resume", "train"]
@@ -226,16 +233,8 @@ def look(folder: Path) -> RunState | None:
     if not (folder / RUN).exists():
         return None
     plan, finished = _read_run(folder)
-    losses: list[tuple[int, float]] = []
-    dice: list[tuple[int, Mapping[str, float]]] = []
-    for entry in History(folder / HISTORY).entries():
-        if isinstance(entry.get("loss"), float):
-            losses.append((entry["iteration"], entry["loss"]))
-        elif isinstance(entry.get("dice"), dict):
-            known = {k: v for k, v in entry["dice"].items() if isinstance(v, float)}
-            dice.append((entry["iteration"], known))
-    done = int(state_facts(folder / STATE).get("iteration", 0))
-    return RunState(plan, done, tuple(losses), tuple(dice), finished)
+    losses, dice = history_of(folder)
+    return RunState(plan, last_iteration(folder), losses, dice, finished)
 
 
 def _go(

@@ -8,19 +8,32 @@ sees them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from napari_openmedlab.errors import WriteError
 from napari_openmedlab.io.atomic import sentence, staging
 
-__all__ = ["BEST", "FACTS_KEY", "HISTORY", "RUN", "STATE", "History", "state_facts"]
+__all__ = [
+    "BEST",
+    "FACTS_KEY",
+    "HISTORY",
+    "RUN",
+    "STATE",
+    "History",
+    "history_of",
+    "last_iteration",
+    "state_facts",
+]
 
 RUN = "run.json"
 STATE, BEST, HISTORY = "state.safetensors", "best.safetensors", "history.jsonl"
 FACTS_KEY = "openmedlab.training"
 _LARGEST_HEADER = 64 * 2**20
+
+Loss = tuple[int, float]
+Dice = tuple[int, Mapping[str, float]]
 
 
 def state_facts(path: Path) -> dict[str, Any]:
@@ -34,6 +47,24 @@ def state_facts(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def last_iteration(folder: Path) -> int:
+    """Return the iteration of the state on the disk; 0 if there is none yet."""
+    return int(state_facts(folder / STATE).get("iteration", 0))
+
+
+def history_of(folder: Path) -> tuple[tuple[Loss, ...], tuple[Dice, ...]]:
+    """Return losses, and held-out Dice by class name, each with its iteration, for plots."""
+    losses: list[Loss] = []
+    dice: list[Dice] = []
+    for entry in History(folder / HISTORY).entries():
+        if isinstance(entry.get("loss"), float):
+            losses.append((entry["iteration"], entry["loss"]))
+        elif isinstance(entry.get("dice"), dict):
+            known = {k: v for k, v in entry["dice"].items() if isinstance(v, float)}
+            dice.append((entry["iteration"], known))
+    return tuple(losses), tuple(dice)
 
 
 class History:

@@ -32,9 +32,10 @@ from napari_openmedlab.widgets.panel_life import PanelLife
 from napari_openmedlab.widgets.sections import scrolled
 from napari_openmedlab.widgets.train_desk import TrainDesk
 from napari_openmedlab.widgets.train_sections import (
-    FOLDERS,
+    LAYERS,
     NOTHING,
     TICKED,
+    UNLABELLED,
     CaseSection,
     ModelSection,
     RunSection,
@@ -130,11 +131,13 @@ class TrainWidget(QWidget):
 
     def _source(self) -> Source | None:
         """Return where cases come from; ``None`` if that was not said yet."""
-        if self.source.choice.currentData() == FOLDERS:
+        if (wanted := self.source.choice.currentData()) != LAYERS:
             images = self.source.images.path()
             if images is None:
                 self.say("Choose a folder of scans, or a list.", "unsure")
                 return None
+            if wanted == UNLABELLED:
+                return Source(images=images, unlabelled=True)
             return Source(images=images, labels=self.source.labels.path())
         cases, left_out = layer_cases(self._viewer, self.workplace.sessions)
         return Source(tuple(cases), tuple(left_out))
@@ -149,9 +152,10 @@ class TrainWidget(QWidget):
     def _show_found(self, found: CasesFound | None) -> None:
         self.found = found
         self.cases.cases.show_found(found)
-        self.cases.classes.show_found(found)
+        labelled = self.source.choice.currentData() != UNLABELLED
+        self.cases.classes.show_found(found if labelled else None)
         notes = list(found.notes) if found else []
-        if found and len(found.cases) < 3:
+        if found and labelled and len(found.cases) < 3:
             notes.append(
                 f"With {len(found.cases)} case{'s' if len(found.cases) > 1 else ''} nothing is "
                 "held out by itself, so there will be no honest figure for how well the model does "
@@ -201,7 +205,8 @@ class TrainWidget(QWidget):
             return
         try:
             settings = self.settings()
-            classes = self.cases.classes.chosen() if self.found else None
+            labelled = self.found is not None and not source.unlabelled
+            classes = self.cases.classes.chosen() if labelled else None
             if classes is not None and not classes:
                 self.say("Tick at least one class.", "unsure")
                 return

@@ -28,10 +28,10 @@ from napari_openmedlab.widgets.train_tables import CaseTable, ClassTable
 
 __all__ = ["CaseSection", "ModelSection", "RunSection", "SourceSection"]
 
-LAYERS, FOLDERS = "layers", "folders"
+LAYERS, FOLDERS, UNLABELLED = "layers", "folders", "unlabelled"
 BY_ITSELF, NOTHING, TICKED = "auto", "none", "ticked"
 _TIMES = (
-    ("By the number of cases", 0),
+    ("As long as it takes (by the number of cases)", 0),
     ("100 iterations, a first try", 100),
     ("500 iterations", 500),
     ("1000 iterations", 1000),
@@ -98,7 +98,8 @@ class SourceSection(QGroupBox):
         super().__init__("Learn from")
         self.choice = _combo("Scans that are open here with their labels, or files")
         self.choice.addItem("Labelled layers open now", LAYERS)
-        self.choice.addItem("Folders", FOLDERS)
+        self.choice.addItem("Folders of scans and labels", FOLDERS)
+        self.choice.addItem("Scans without labels (pre-train overnight)", UNLABELLED)
         self.images = FolderInput("Folder of scans, or a list (JSON, CSV)", files=True)
         self.labels = FolderInput("Folder of label files with the names of the scans")
         self.look = button("Look at the cases", "See what can be learnt from, and what can't")
@@ -111,10 +112,11 @@ class SourceSection(QGroupBox):
         self._show()
 
     def _show(self) -> None:
-        folders = self.choice.currentData() == FOLDERS
-        for field in (self.images, self.labels):
-            field.setVisible(folders)
-            self.form.labelForField(field).setVisible(folders)
+        source = self.choice.currentData()
+        wanted = {self.images: source != LAYERS, self.labels: source == FOLDERS}
+        for field, shown in wanted.items():
+            field.setVisible(shown)
+            self.form.labelForField(field).setVisible(shown)
 
 
 class CaseSection(QGroupBox):

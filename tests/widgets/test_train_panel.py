@@ -209,3 +209,31 @@ def test_a_run_pauses_survives_a_closed_panel_and_goes_on(viewer, panel, qtbot, 
     wait_for(qtbot, lambda: not again.desk.busy, LONG)
     assert "The model 'balls' is ready" in again.run.status.text()
     assert ModelStore().get("balls").model_card.provenance.iterations > before
+
+
+def test_scans_without_labels_become_start_weights(viewer, panel, qtbot, monkeypatch, tmp_path):
+    import nibabel
+
+    for number in range(2):
+        array = scan(number)[0].array.transpose(2, 1, 0)
+        nibabel.Nifti1Image(array, np.eye(4)).to_filename(tmp_path / f"s{number}.nii")
+    panel.source.choice.setCurrentIndex(2)
+    panel.source.images.line.setText(str(tmp_path))
+    assert not panel.source.labels.isVisibleTo(panel)
+    press(panel.source.look)
+    wait_for(qtbot, lambda: panel.found is not None)
+    assert "2 cases to learn from" in panel.run.status.text()
+    assert panel.cases.classes.rowCount() == 0
+    assert not panel.cases.note.text()
+    shorten(panel, monkeypatch, name="Night", iterations=2)
+    press(panel.run.start)
+    wait_for(qtbot, lambda: panel.desk.busy == "training", LONG)
+    (run,) = stopped_runs()
+    assert run.state.plan.title == "Night"
+    wait_for(qtbot, lambda: not panel.desk.busy, LONG)
+    assert "'night' is ready: start a training on labels from it" in panel.run.status.text()
+    assert ModelStore().get("night").model_card.kind == "pretext"
+    assert not panel.run.use.isVisibleTo(panel)
+    assert not stopped_runs()
+    starts = [panel.model.start.itemText(n) for n in range(panel.model.start.count())]
+    assert "night (pre-trained)" in starts
