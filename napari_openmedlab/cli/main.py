@@ -14,7 +14,7 @@ import typer
 
 from napari_openmedlab import __version__
 from napari_openmedlab.cli import (
-    axon_results,
+    axon_training,
     axons,
     cohort,
     demo,
@@ -70,8 +70,8 @@ app.command("engines")(segment.engines)
 app.command("demo")(demo.demo)
 app.add_typer(models.app, name="models")
 app.add_typer(templates.app, name="templates")
-axons.app.command("annotate")(axon_results.annotate)
-axons.app.command("train")(axon_results.train)
+axons.app.command("annotate")(axon_training.annotate)
+axons.app.command("train")(axon_training.train)
 app.add_typer(axons.app, name="axons")
 
 
