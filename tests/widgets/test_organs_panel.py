@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import threading
 
 import numpy as np
@@ -377,6 +378,23 @@ def test_without_weights_the_way_leads_to_the_models_panel(viewer, tmp_path, mon
     pump()
     models = viewer.window.dock_widgets["Models (napari-openmedlab)"]
     assert models.list.table.row.spec.network.startswith("stu-net")
+
+
+def test_a_run_that_waited_for_a_model_goes_on_when_it_is_there(
+    viewer, network, stand_ins, tmp_path, monkeypatch, qtbot
+):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    monkeypatch.setenv("OPENMEDLAB_MODELS", str(folder))
+    add_volume(viewer, torso())
+    _, panel = viewer.window.add_plugin_dock_widget("napari-openmedlab", "Organs")
+    panel.go.run.click()
+    pump()
+    assert not panel.desk.busy
+    for path in stand_ins.folder.glob("stu-net-s-out_channels5*"):
+        shutil.copy(path, folder)
+    wait_for(qtbot, lambda: bool(panel.session.objects), timeout=20000)
+    assert panel.models.record.name == "stu-net-s-out_channels5"
 
 
 def test_a_model_removed_meanwhile_is_missed_in_words(scene, qtbot, monkeypatch, tmp_path):
