@@ -1,178 +1,136 @@
-"""``openmedlab axons annotate`` and ``train``: cubes to train on, and a network trained on them."""
+"""``openmedlab axons skeleton``, ``density``, ``cubes``: from labels and volumes to files."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from napari_openmedlab.errors import SettingsError
+from napari_openmedlab.cli.axon_volume import (
+    GapChoice,
+    GapOption,
+    ImageArgument,
+    IndexOption,
+    SeriesOption,
+    SizeOption,
+    open_volume,
+    say,
+)
 
-if TYPE_CHECKING:
-    from napari_openmedlab.axons.annotate import Cube
-    from napari_openmedlab.axons.source import Source
-
-__all__ = ["annotate", "train"]
+__all__ = ["cubes", "density", "skeleton"]
 
 
-def annotate(  # noqa: PLR0913  (a command has one parameter per option)
-    image: Annotated[Path, typer.Argument(metavar="IN", help="The volume, as for 'axons run'.")],
-    out: Annotated[
-        Path, typer.Argument(metavar="CUBES", help="Folder of cubes; more are added to it.")
-    ],
-    at: Annotated[
-        list[str] | None,
-        typer.Option("--at", help="Centre of a cube, 'z,y,x' in voxels from 0; may be repeated."),
+def skeleton(  # noqa: PLR0913  (a command has one parameter per option)
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a finished run.")],
+    swc: Annotated[
+        Path | None, typer.Option("--swc", help="Where to; OUT/skeleton.swc if not given.")
     ] = None,
-    points: Annotated[
-        Path | None, typer.Option(help="ImageJ's table of points (X, Y, Slice) as CSV.")
+    table: Annotated[
+        Path | None, typer.Option("--csv", help="Branches; OUT/branches.csv if not given.")
     ] = None,
-    size: Annotated[int, typer.Option(min=2, help="Edge of a cube in voxels.")] = 150,
-    threshold: Annotated[
-        float | None,
-        typer.Option(min=0.0, help="Grey values above the surroundings from which it is axon."),
-    ] = None,
-    artefact: Annotated[
-        bool,
-        typer.Option(help="Cubes of bright structures that are no axons: nothing is labelled."),
-    ] = False,
-    rough: Annotated[
-        bool, typer.Option(help="Keep the thresholded label; else its centre-lines grown by one.")
-    ] = False,
     smallest: Annotated[int, typer.Option(min=0, help="Pieces of fewer voxels are left out.")] = 10,
-    series: Annotated[str | None, typer.Option(help="Which image, if there are several.")] = None,
-    index: Annotated[
-        int | None, typer.Option(min=0, help="Which channel or time point, counted from 0.")
-    ] = None,
-    voxel_size: Annotated[
-        str, typer.Option(help="'z,y,x' in um, where the file does not state it.")
-    ] = "",
-) -> None:
-    """Cut cubes out of a volume and label their axons by threshold, ready for training.
-
-    Labels made so are a start: open them beside their images and correct what is wrong.
-    """
-    from napari_openmedlab.axons.annotate import export_cubes
-    from napari_openmedlab.axons.source import open_source
-    from napari_openmedlab.cli.progress import working
-
-    if artefact == (threshold is not None):
-        raise typer.BadParameter("give either --threshold (cubes with axons) or --artefact")
-    centres = _centres(at or [], points)
-    source = open_source(image, series=series, index=index)
-    if voxel_size:
-        source = source.with_spacing(_three(voxel_size, "--voxel-size"))
-    with working("labelling cubes") as monitor:
-        cubes = []
-        for number, centre in enumerate(centres):
-            monitor.step(number, len(centres))
-            cubes.append(_cube(source, centre, size, threshold, (rough, smallest)))
-        facts = {"source": source.name, "threshold": threshold, "label": "rough" * rough or "fine"}
-        written = export_cubes(out, cubes, source.spacing, facts)
-    for path, cube in zip(written, cubes, strict=True):
-        _say(f"{path.name}: {int(cube.label.sum())} voxels of axon, from {cube.box.start}")
-    _say(f"Cubes for training: {out}")
-
-
-def train(  # noqa: PLR0913  (a command has one parameter per option)
-    cubes: Annotated[
-        Path, typer.Argument(metavar="CUBES", help="Folder made by 'axons annotate'.")
-    ],
-    out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Folder of the run; the same again goes on.")
-    ],
-    name: Annotated[str, typer.Option(help="What the model shall be called.")] = "my axons",
-    iterations: Annotated[int, typer.Option(min=1)] = 5000,
-    batch: Annotated[int, typer.Option(min=1, help="Patches per iteration.")] = 2,
-    patch: Annotated[
-        str, typer.Option(help="Voxels 'z,y,x' of a patch: multiples of 32, one above 32.")
-    ] = "128,128,128",
-    cl_dice: Annotated[
-        float, typer.Option(min=0.0, help="Weight of clDice in the loss; 0 as published.")
+    halo: Annotated[
+        int, typer.Option(min=1, help="Voxels read around a block: twice the largest radius.")
+    ] = 24,
+    spur: Annotated[
+        float, typer.Option(min=0.0, help="Side branches shorter than this (um) are cut off.")
     ] = 0.0,
-    mixing: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of patches with an artefact corner.")
-    ] = 0.5,
-    matching: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of patches with another's histogram.")
-    ] = 0.5,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda:0, mps.")] = "auto",
+    shortest: Annotated[
+        float, typer.Option(min=0.0, help="Trees shorter than this (um) are left out.")
+    ] = 0.0,
 ) -> None:
-    """Train Axon-Seg's plain network on your own cubes; the axon-seg engine then runs it."""
+    """Centre-lines of the labels as SWC (a forest, um) and a table of branches."""
+    from napari_openmedlab.axons.products import traced, write_branch_csv, write_skeleton
+    from napari_openmedlab.axons.skeleton import SkeletonSettings
+    from napari_openmedlab.axons.store import Results
+    from napari_openmedlab.axons.tracing import TracingSettings
     from napari_openmedlab.cli.progress import working
-    from napari_openmedlab.training.axon_training import AxonTraining, train_axons
 
-    z, y, x = (int(edge) for edge in _three(patch, "--patch"))
-    settings = AxonTraining(
-        name=name, patch=(z, y, x), iterations=iterations, batch=batch, cl_dice=cl_dice,
-        mixing=mixing, matching=matching, device=device,
-    )  # fmt: skip
-    with working("training") as monitor:
-        trained = train_axons(cubes, out, settings, monitor=monitor)
-    _say(f"{trained.result.iteration} iterations in {trained.result.seconds:.0f} s.")
-    _say(f"Model: {trained.record.name} (openmedlab axons IN OUT --engine axon-seg)")
-
-
-def _centres(at: list[str], points: Path | None) -> list[tuple[int, int, int]]:
-    from napari_openmedlab.axons.annotate import read_centres
-
-    centres = [] if points is None else read_centres(points)
-    for text in at:
-        z, y, x = (int(v) for v in _three(text, "--at"))
-        centres.append((z, y, x))
-    if not centres:
-        raise typer.BadParameter("say where: --at z,y,x or --points TABLE.csv")
-    return centres
+    results = Results.open(out)
+    tracing = TracingSettings(shortest_spur=spur, shortest_tree=shortest)
+    with working("skeleton") as monitor:
+        thin = SkeletonSettings(halo=halo, smallest=smallest)
+        forest = traced(results, monitor, thin, tracing)
+        written = [
+            write_skeleton(results, forest, swc or results.folder / "skeleton.swc"),
+            write_branch_csv(results, forest, table or results.folder / "branches.csv"),
+        ]
+    trees = int(forest.trees.max()) + 1 if len(forest.trees) else 0
+    unit = "um" if results.knows_spacing else "voxels"
+    say(f"{trees} trees, {float(forest.lengths.sum()):.0f} {unit} of axon.")
+    for path in written:
+        say(f"Written: {path}")
 
 
-def _three(text: str, option: str) -> list[float]:
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) != 3:
-        raise typer.BadParameter(f"{option} reads 'z,y,x', got '{text}'")
-    return values
+class DensityKind(StrEnum):
+    """What a density map counts."""
+
+    length = "length"
+    voxels = "voxels"
 
 
-def _cube(
-    source: Source,
-    centre: tuple[int, int, int],
-    size: int,
-    threshold: float | None,
-    label: tuple[bool, int],
-) -> Cube:
-    """Return a cube with its label; a cube without any axon above the threshold is refused."""
-    import numpy as np
+def density(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a finished run.")],
+    edge: Annotated[float, typer.Option(help="Edge of a bin in um; 25 and 50 are usual.")] = 25.0,
+    of: Annotated[
+        DensityKind, typer.Option(help="um of centre-line, or voxels, per mm3.")
+    ] = DensityKind.length,
+    to: Annotated[
+        Path | None,
+        typer.Option(help=".nii.gz or .ome.tif; OUT/density.nii.gz if not given."),
+    ] = None,
+) -> None:
+    """How much axon there is on a coarse grid, for registration to an atlas."""
+    from napari_openmedlab.axons.products import density_of, write_density_map
+    from napari_openmedlab.axons.store import Results
+    from napari_openmedlab.cli.progress import working
 
-    from napari_openmedlab.axons.annotate import (
-        Cube,
-        cube_box,
-        fine_label,
-        high_pass,
-        rough_label,
-        without_small,
-    )
+    results = Results.open(out)
+    with working("density") as monitor:
+        found = density_of(results, edge, of.value, monitor)
+        written = write_density_map(results, found, to or results.folder / "density.nii.gz")
+    bins = " x ".join(map(str, found.grid.bins))
+    say(f"{bins} bins of {edge:g} um, {found.unit}; total {found.total:.0f}.")
+    for path in written:
+        say(f"Written: {path}")
 
-    box = cube_box(centre, source.shape, size)
-    grey = source.read(box)
-    if threshold is None:
-        return Cube(grey, np.zeros(grey.shape, dtype=bool), "artefact", box)
-    passed = high_pass(grey)
-    rough = rough_label(passed, threshold)
-    keep, smallest = label
-    found = without_small(rough, smallest) if keep else fine_label(rough, smallest)
-    if not found.any():
-        raise SettingsError(
-            f"nothing around (z, y, x) = {centre} reaches the threshold {threshold:g}: the "
-            f"brightest voxel is {float(passed.max()):g} above its surroundings; nothing was "
-            "written"
+
+def cubes(  # noqa: PLR0913  (a command has one parameter per option)
+    image: ImageArgument,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the cubes go.")],
+    centres: Annotated[
+        Path, typer.Option("--centres", help="ImageJ's table of points: CSV with X, Y, Slice.")
+    ],
+    threshold: Annotated[
+        float, typer.Option(help="Grey values above the surroundings from which a voxel is axon.")
+    ] = 0.0,
+    artefacts: Annotated[
+        bool, typer.Option("--artefacts", help="These cubes hold no axon: empty labels.")
+    ] = False,
+    edge: Annotated[int, typer.Option(min=16, help="Voxels along each edge of a cube.")] = 150,
+    voxel_size: SizeOption = "",
+    series: SeriesOption = None,
+    index: IndexOption = None,
+    gaps: GapOption = GapChoice.stop,
+) -> None:
+    """Cut training cubes with labels made by the published recipe; 'finetune' takes the folder."""
+    from napari_openmedlab.axons.annotate import cube_box, export_cubes, read_centres
+    from napari_openmedlab.axons.cubes import sketch_of
+    from napari_openmedlab.cli.progress import working
+
+    if artefacts == (threshold > 0):
+        raise typer.BadParameter(
+            "give a --threshold above 0, or --artefacts for cubes without axon"
         )
-    return Cube(grey, found, "axon", box)
-
-
-def _say(text: str) -> None:
-    from rich.console import Console
-
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+    source = open_volume(image, series, index, gaps, voxel_size)
+    boxes = [cube_box(centre, source.shape, edge) for centre in read_centres(centres)]
+    facts = {"source": source.name, "threshold": threshold}
+    with working("cutting cubes") as monitor:
+        for number, box in enumerate(boxes):
+            monitor.step(number, len(boxes), f"cube {number + 1}")
+            sketch = sketch_of(source, box)
+            cube = sketch.artefacts() if artefacts else sketch.axons(threshold)
+            (written,) = export_cubes(folder, [cube], source.spacing, facts)
+            say(f"Written: {written} ({int(cube.label.sum())} voxels of axon)")

@@ -10,6 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from napari_openmedlab.cli import axon_results
+from napari_openmedlab.cli.axon_volume import (
+    GapChoice,
+    GapOption,
+    ImageArgument,
+    IndexOption,
+    SeriesOption,
+    SizeOption,
+    open_volume,
+    say,
+)
 from napari_openmedlab.errors import EngineError
 
 if TYPE_CHECKING:
@@ -19,8 +30,6 @@ if TYPE_CHECKING:
     from napari_openmedlab.geometry.boxes import Box
 
 __all__ = ["app"]
-
-_UNKNOWN = "unknown"
 
 
 class _RunByDefault(TyperGroup):
@@ -40,6 +49,9 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("skeleton")(axon_results.skeleton)
+app.command("density")(axon_results.density)
+app.command("cubes")(axon_results.cubes)
 
 
 class Normalise(StrEnum):
@@ -50,41 +62,9 @@ class Normalise(StrEnum):
     plane = "plane"
 
 
-class GapChoice(StrEnum):
-    """What to do about missing slices."""
-
-    stop = "stop"
-    fill = "fill"
-
-
-_Image = Annotated[
-    Path,
-    typer.Argument(
-        metavar="IN", help="OME-Zarr, a folder of TIFF slices, a TIFF stack, or a small NIfTI."
-    ),
-]
-_VoxelSize = Annotated[
-    str,
-    typer.Option(
-        "--voxel-size",
-        help="'z,y,x' in um, where the file does not state it; 'unknown' works in voxels.",
-    ),
-]
-_Gaps = Annotated[
-    GapChoice,
-    typer.Option(help="Missing or damaged slices of a folder: stop, or fill with the one before."),
-]
-_Series = Annotated[
-    str | None, typer.Option(help="Which image, if there are several (see 'openmedlab info').")
-]
-_Index = Annotated[
-    int | None, typer.Option(min=0, help="Which channel or time point, counted from 0.")
-]
-
-
 @app.command("run")
 def run(  # noqa: PLR0913  (a command has one parameter per option)
-    image: _Image,
+    image: ImageArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the results.")],
     engine: Annotated[
         str, typer.Option("--engine", "-e", help="axon-filter (no weights) or axon-seg.")
@@ -99,7 +79,7 @@ def run(  # noqa: PLR0913  (a command has one parameter per option)
     region: Annotated[
         str, typer.Option(help="Only this part: first and last voxel as 'z0:z1,y0:y1,x0:x1'.")
     ] = "",
-    voxel_size: _VoxelSize = "",
+    voxel_size: SizeOption = "",
     normalise: Annotated[
         Normalise,
         typer.Option(
@@ -109,9 +89,9 @@ def run(  # noqa: PLR0913  (a command has one parameter per option)
     skip_background: Annotated[
         bool, typer.Option(help="Leave out blocks that hold nothing but background.")
     ] = True,
-    series: _Series = None,
-    index: _Index = None,
-    gaps: _Gaps = GapChoice.stop,
+    series: SeriesOption = None,
+    index: IndexOption = None,
+    gaps: GapOption = GapChoice.stop,
     scheduler: Annotated[
         str, typer.Option(help="Address of a Dask scheduler whose workers do the blocks.")
     ] = "",
@@ -127,7 +107,7 @@ def run(  # noqa: PLR0913  (a command has one parameter per option)
     from napari_openmedlab.cli.progress import working
     from napari_openmedlab.models.catalogue import load_engine
 
-    source = _opened(image, series, index, gaps, voxel_size)
+    source = open_volume(image, series, index, gaps, voxel_size)
     settings = Settings(
         engine=engine,
         options=_options(engine, option or []),
@@ -162,93 +142,17 @@ def threshold(
 
     with working("labels") as monitor:
         results = relabel(out, value, monitor)
-    _say(f"Labels at {results.threshold:g}: {results.label_image}")
-
-
-@app.command("skeleton")
-def skeleton(  # noqa: PLR0913  (a command has one parameter per option)
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a finished run.")],
-    swc: Annotated[
-        Path | None, typer.Option("--swc", help="Where to; OUT/skeleton.swc if not given.")
-    ] = None,
-    table: Annotated[
-        Path | None, typer.Option("--csv", help="Branches; OUT/branches.csv if not given.")
-    ] = None,
-    smallest: Annotated[int, typer.Option(min=0, help="Pieces of fewer voxels are left out.")] = 10,
-    halo: Annotated[
-        int, typer.Option(min=1, help="Voxels read around a block: twice the largest radius.")
-    ] = 24,
-    spur: Annotated[
-        float, typer.Option(min=0.0, help="Side branches shorter than this (um) are cut off.")
-    ] = 0.0,
-    shortest: Annotated[
-        float, typer.Option(min=0.0, help="Trees shorter than this (um) are left out.")
-    ] = 0.0,
-) -> None:
-    """Centre-lines of the labels as SWC (a forest, um) and a table of branches."""
-    from napari_openmedlab.axons.products import traced, write_branch_csv, write_skeleton
-    from napari_openmedlab.axons.skeleton import SkeletonSettings
-    from napari_openmedlab.axons.store import Results
-    from napari_openmedlab.axons.tracing import TracingSettings
-    from napari_openmedlab.cli.progress import working
-
-    results = Results.open(out)
-    tracing = TracingSettings(shortest_spur=spur, shortest_tree=shortest)
-    with working("skeleton") as monitor:
-        thin = SkeletonSettings(halo=halo, smallest=smallest)
-        forest = traced(results, monitor, thin, tracing)
-        written = [
-            write_skeleton(results, forest, swc or results.folder / "skeleton.swc"),
-            write_branch_csv(results, forest, table or results.folder / "branches.csv"),
-        ]
-    trees = int(forest.trees.max()) + 1 if len(forest.trees) else 0
-    unit = "um" if results.knows_spacing else "voxels"
-    _say(f"{trees} trees, {float(forest.lengths.sum()):.0f} {unit} of axon.")
-    for path in written:
-        _say(f"Written: {path}")
-
-
-class DensityKind(StrEnum):
-    """What a density map counts."""
-
-    length = "length"
-    voxels = "voxels"
-
-
-@app.command("density")
-def density(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a finished run.")],
-    edge: Annotated[float, typer.Option(help="Edge of a bin in um; 25 and 50 are usual.")] = 25.0,
-    of: Annotated[
-        DensityKind, typer.Option(help="um of centre-line, or voxels, per mm3.")
-    ] = DensityKind.length,
-    to: Annotated[
-        Path | None,
-        typer.Option(help=".nii.gz or .ome.tif; OUT/density.nii.gz if not given."),
-    ] = None,
-) -> None:
-    """How much axon there is on a coarse grid, for registration to an atlas."""
-    from napari_openmedlab.axons.products import density_of, write_density_map
-    from napari_openmedlab.axons.store import Results
-    from napari_openmedlab.cli.progress import working
-
-    results = Results.open(out)
-    with working("density") as monitor:
-        found = density_of(results, edge, of.value, monitor)
-        written = write_density_map(results, found, to or results.folder / "density.nii.gz")
-    _say(f"{_shape(found.grid.bins)} bins of {edge:g} um, {found.unit}; total {found.total:.0f}.")
-    for path in written:
-        _say(f"Written: {path}")
+    say(f"Labels at {results.threshold:g}: {results.label_image}")
 
 
 @app.command("convert")
 def convert(  # noqa: PLR0913  (a command has one parameter per option)
-    image: _Image,
+    image: ImageArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT.zarr", help="OME-Zarr to write.")],
-    voxel_size: _VoxelSize = "",
-    series: _Series = None,
-    index: _Index = None,
-    gaps: _Gaps = GapChoice.stop,
+    voxel_size: SizeOption = "",
+    series: SeriesOption = None,
+    index: IndexOption = None,
+    gaps: GapOption = GapChoice.stop,
     plan_only: Annotated[
         bool, typer.Option("--plan", help="Print what it would take, and stop.")
     ] = False,
@@ -259,10 +163,10 @@ def convert(  # noqa: PLR0913  (a command has one parameter per option)
     from napari_openmedlab.cli.progress import working
     from napari_openmedlab.models.checkpoints.disk import size_text
 
-    source = _opened(image, series, index, gaps, voxel_size)
+    source = open_volume(image, series, index, gaps, voxel_size)
     planned = plan_conversion(source)
-    _say(f"{source.name}: {_shape(source.shape)} {source.dtype}, {_spacing(source)}")
-    _say(
+    say(f"{source.name}: {_shape(source.shape)} {source.dtype}, {_spacing(source)}")
+    say(
         f"At most {size_text(planned.disk)} on the disk, {size_text(planned.memory)} of memory, "
         f"{len(planned.slabs)} slabs."
     )
@@ -270,39 +174,7 @@ def convert(  # noqa: PLR0913  (a command has one parameter per option)
         return
     with working("converting") as monitor:
         written = convert_volume(source, out, monitor)
-    _say(f"Written: {written}")
-
-
-def _opened(
-    image: Path, series: str | None, index: int | None, gaps: GapChoice, voxel_size: str
-) -> Source:
-    """Open the volume; ask for its voxel size if nobody states it."""
-    from napari_openmedlab.axons.source import open_source
-    from napari_openmedlab.cli.progress import working
-
-    with working(f"opening {image.name or image}"):
-        source = open_source(image, series=series, index=index, gaps=gaps.value)
-    for note in source.volume.notes:
-        if "voxel size" not in note or not voxel_size:
-            _say(f"Note: {note}")
-    if voxel_size and voxel_size != _UNKNOWN:
-        return source.with_spacing(_three(voxel_size))
-    if source.spacing is None and not voxel_size:
-        raise typer.BadParameter(
-            f"{image.name} does not state its voxel size. Give it as --voxel-size z,y,x in um, or "
-            f"--voxel-size {_UNKNOWN} to work in voxels"
-        )
-    return source
-
-
-def _three(text: str) -> list[float]:
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) != 3 or min(values) <= 0:
-        raise typer.BadParameter(f"a voxel size reads 'z,y,x' in um, got '{text}'")
-    return values
+    say(f"Written: {written}")
 
 
 def _options(engine: str, given: Sequence[str]) -> dict[str, Any]:
@@ -353,13 +225,13 @@ def _show_plan(plan: Plan, out: Path) -> None:
     from napari_openmedlab.models.checkpoints.disk import size_text
 
     settings: Settings = plan.settings
-    _say(f"{plan.source.name}: {_shape(plan.source.shape)} {plan.source.dtype}, "
+    say(f"{plan.source.name}: {_shape(plan.source.shape)} {plan.source.dtype}, "
          f"{_spacing(plan.source)}")  # fmt: skip
     work = len(plan.blocks) - len(plan.skipped)
     skipped = f", {len(plan.skipped)} more are background" if plan.skipped else ""
-    _say(f"{settings.engine}, threshold {settings.threshold:g}: {work} blocks{skipped}.")
+    say(f"{settings.engine}, threshold {settings.threshold:g}: {work} blocks{skipped}.")
     seconds = "" if math.isnan(plan.seconds) else f"About {time_text(plan.seconds)}; "
-    _say(
+    say(
         f"{seconds}{size_text(plan.memory)} of memory, at most {size_text(plan.disk)} on the disk "
         f"({size_text(plan.free_disk(out))} free)."
     )
@@ -370,9 +242,9 @@ def _show_results(results: Results, plan: Plan) -> None:
     voxels = sum(int(facts["voxels"]) for facts in done.values())
     share = voxels / plan.region.size
     skipped = sum(bool(facts.get("skipped")) for facts in done.values())
-    _say(f"{voxels} of {plan.region.size} voxels are axon ({share:.2%}); {skipped} of "
+    say(f"{voxels} of {plan.region.size} voxels are axon ({share:.2%}); {skipped} of "
          f"{len(done)} blocks were background.")  # fmt: skip
-    _say(f"Written: {results.image}")
+    say(f"Written: {results.image}")
 
 
 def _shape(shape: Sequence[int]) -> str:
@@ -383,9 +255,3 @@ def _spacing(source: Source) -> str:
     if source.spacing is None:
         return "voxel size unknown"
     return " x ".join(f"{v:.4g}" for v in source.spacing) + " um"
-
-
-def _say(text: str) -> None:
-    from rich.console import Console
-
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)
