@@ -15,7 +15,7 @@ from napari_openmedlab.errors import SettingsError
 
 if TYPE_CHECKING:
     from napari_openmedlab.models.contract import Monitor
-    from napari_openmedlab.training.cases import Case, CasesFound
+    from napari_openmedlab.training.cases import CasesFound
     from napari_openmedlab.training.events import Event
     from napari_openmedlab.training.plan import Plan
     from napari_openmedlab.training.run import Finished
@@ -29,10 +29,13 @@ _LINES = 20  # about so many lines tell of a run's iterations
 def finetune(  # noqa: PLR0913  (a command has one parameter per option)
     images: Annotated[
         Path | None,
-        typer.Argument(help="Folder of scans; or a JSON or CSV file that lists scans and labels."),
+        typer.Argument(
+            help="Folder of scans, one scan, or a JSON or CSV file that lists scans and labels."
+        ),
     ] = None,
     labels: Annotated[
-        Path | None, typer.Argument(help="Folder of label files of the same names.")
+        Path | None,
+        typer.Argument(help="Folder of label files of the same names, or one label file."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -237,15 +240,17 @@ def _found(
     images: Path | None, labels: Path | None, classes: dict[int, str], others: bool
 ) -> CasesFound:
     from napari_openmedlab.cli.progress import working
-    from napari_openmedlab.training.cases import check_cases
+    from napari_openmedlab.io.suffixes import stem_of
+    from napari_openmedlab.training.cases import Case, check_cases
     from napari_openmedlab.training.pairs import pair_folders, pairs_in_file
 
     if images is None:
         raise typer.BadParameter("give a folder of scans and one of labels, or a list of both")
     left_out: list[tuple[str, str]] = []
-    cases: list[Case]
     if images.is_dir():
         cases, left_out = pair_folders(images, labels or images)
+    elif labels is not None:
+        cases = [Case(stem_of(images), images, labels)]
     else:
         cases, listed = pairs_in_file(images)
         classes = classes or listed
@@ -374,7 +379,8 @@ def graceful(title: str) -> Iterator[Monitor]:
 
 def _show_cases(found: CasesFound) -> None:
     names = ", ".join(f"{value} {name}" for value, name in found.classes.items())
-    say(f"{len(found.cases)} cases to learn from; classes: {names}")
+    count = f"{len(found.cases)} case{'s' if len(found.cases) > 1 else ''}"
+    say(f"{count} to learn from; classes: {names}")
     for name, reason in found.left_out:
         say(f"Left out: {name}: {reason}")
 

@@ -86,6 +86,9 @@ def test_a_plan_is_told_without_training(tmp_path, store, capsys):
     assert "Held out: nothing" in text
     assert text.count("there is no honest figure") == 1
     assert not store.folder.exists()
+    pair = (images / "case_1_0000.nii.gz", labels / "case_1_seg.nii.gz")
+    assert run(["finetune", *map(str, pair), "--plan", *TINY]) == 0
+    assert "1 case to learn from; classes: 1 ball, 2 block" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -100,7 +103,8 @@ def test_a_plan_is_told_without_training(tmp_path, store, capsys):
         (["IMAGES", "LABELS", "--network", "u-net"], "network is one of fmunet, pct-net"),
         (["IMAGES", "LABELS", "--init", "nothing.pt", "--out", "RUN"], "does not exist"),
         (["IMAGES", "LABELS", "--out", "RUN", "--hold-out", "5"], "can't be held out"),
-        (["RUN", "LABELS"], "can't be read"),
+        (["RUN", "LABELS"], "does not exist; check the name"),
+        (["RUN"], "can't be read"),
         (["--resume", "RUN"], "no training run"),
         (["--finish", "RUN"], "no training run"),
     ],

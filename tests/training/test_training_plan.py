@@ -153,7 +153,7 @@ def network_of(name, variant):
     return networks.build(name, device="meta", **json.loads(variant))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.tuples(*[st.integers(2, 400)] * 3),
     st.sampled_from([0, 1, 2]),

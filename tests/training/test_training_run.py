@@ -122,12 +122,13 @@ def test_a_crash_at_any_moment_goes_on_to_the_same_bits(whole, found, tmp_path):
     folder, copies = tmp_path / "run", []
 
     def copy(event):
-        if isinstance(event, (Step, Validated)) and event.iteration in (1, 3):
+        measured = isinstance(event, Validated) and event.iteration == 3
+        if measured or (isinstance(event, Step) and event.iteration == 4):
             copies.append(tmp_path / f"crash {len(copies)}")
             shutil.copytree(folder, copies[-1])
 
     train(found, tiny(), folder, on_event=copy)
-    assert len(copies) == 3  # two steps and a measurement
+    assert [look(left).iteration for left in copies] == [0, 3]
     wanted = weights(whole[2])
     for left in copies:
         (left / "history.jsonl").open("a").write('{"iteration": 2, "lo')  # half a line
@@ -323,6 +324,16 @@ def test_a_batch_in_parts_gives_nearly_the_same_loss(found, tmp_path):
 
     # Dropout is drawn in another order, and Dice is taken in each part.
     assert losses(2) == pytest.approx(losses(1), rel=0.05)
+
+
+def test_half_precision_learns_as_float32_does(found, tmp_path):
+    def losses(precision):
+        folder = tmp_path / precision
+        train(found, tiny(iterations=3, held_out=0, precision=precision), folder)
+        assert all(t.dtype != torch.bfloat16 for t in weights(folder).values())
+        return [loss for _, loss in look(folder).losses]
+
+    np.testing.assert_allclose(losses("bfloat16"), losses("float32"), rtol=0.02)
 
 
 def test_weights_taken_over_learn_at_their_own_rate(found, stand_ins, tmp_path):
