@@ -26,9 +26,9 @@ ORGANS = ("liver", "spleen", "kidney right", "kidney left")
 _SAMPLE = "ct_torso"
 _AIR = -1000.0
 _PATIENTS: tuple[dict[str, Any], ...] = (
-    {"stretch": (1.04, 0.97, 1.05), "turn": 4.0, "spacing": (4.0, 2.0, 2.0), "cut": 0.0},
-    {"stretch": (0.95, 1.05, 0.96), "turn": -3.0, "spacing": (5.0, 1.8, 1.8), "cut": 0.0},
-    {"stretch": (1.0, 1.03, 1.03), "turn": 2.0, "spacing": (3.0, 2.5, 2.5), "cut": 24.0},
+    {"stretch": (1.04, 0.97, 1.05), "turn": 4.0, "spacing": (4.0, 2.4, 2.4), "cut": 0.0},
+    {"stretch": (0.95, 1.05, 0.96), "turn": -3.0, "spacing": (5.0, 2.2, 2.2), "cut": 0.0},
+    {"stretch": (1.0, 1.03, 1.03), "turn": 2.0, "spacing": (4.0, 2.8, 2.8), "cut": 24.0},
 )
 _BEND_MM = 4.0
 

@@ -37,6 +37,7 @@ _COLOURS = {
     "failed": "#ef4444",
     "skipped": "#f59e0b",
 }
+_WORDS = {"pending": "to review"}
 _ROWS = 7
 
 
@@ -249,7 +250,7 @@ class CaseTable(QTableWidget):
         worked = record is not None and record.status == "done"
         found = f"{record.found}/{len(record.structures)}" if record and worked else ""
         sure = f"{row.certainty:.2f}" if worked else ""
-        texts = (row.case.id, found, sure, row.status)
+        texts = (row.case.id, found, sure, _WORDS.get(row.status, row.status))
         tip = row.reason or row.case.title
         for column, text in enumerate(texts):
             item = _Item(text)

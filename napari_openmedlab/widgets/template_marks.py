@@ -16,10 +16,11 @@ from psygnal import Signal
 
 from napari_openmedlab.bridge.layers import METADATA_KEY, LayerTag, layer_spatial
 from napari_openmedlab.bridge.positions import volume_points
+from napari_openmedlab.cohort.guidance import Guidance, guide
+from napari_openmedlab.geometry.prompts import as_point
 from napari_openmedlab.geometry.volume import Volume
-from napari_openmedlab.widgets.tools import assign_roles, roles_of
 
-__all__ = ["TemplateMarks", "what_next"]
+__all__ = ["TemplateMarks"]
 
 _OVERLAY = "openmedlab_template"
 _COLOUR = "#facc15"
@@ -84,12 +85,17 @@ class TemplateMarks:
 
     @property
     def complete(self) -> bool:
-        """Whether all six are set."""
-        return len(self._layer.data) == _POINTS
+        """Whether there are six points that can be the ends of one structure."""
+        return self._guide().complete
 
     def guidance(self) -> str:
-        """Return what to do next."""
-        return what_next(self._name, self.points, self._volume.geometry.frame)
+        """Return what to do next, or what is wrong with the six points."""
+        sentence = self._guide().sentence
+        return f"{sentence[:1].upper()}{sentence[1:]}"
+
+    def _guide(self) -> Guidance:
+        points = [as_point(point) for point in self.points]
+        return guide(points, self._name, self._volume.geometry)
 
     def close(self) -> None:
         """Take points and words away."""
@@ -110,22 +116,8 @@ class TemplateMarks:
         self.changed.emit()
 
     def _write_roles(self) -> None:
-        points, frame = self.points, self._volume.geometry.frame
-        roles = ["" for _ in points]
-        if len(points) <= _POINTS:
-            roles = [role.letter for role in assign_roles(points, frame)]
-        self._layer.features = {"role": roles}
-        if len(points) >= _POINTS and self._layer.mode == "add":
+        count = len(self._layer.data)
+        placed = self._guide().placed or ("",) * count
+        self._layer.features = {"role": [wall[:1].upper() for wall in placed]}
+        if count >= _POINTS and self._layer.mode == "add":
             self._layer.mode = "select"  # a seventh click would spoil them
-
-
-def what_next(name: str, points: NDArray[np.float64], frame: Any) -> str:
-    """Return the sentence for the next of the six points."""
-    count = len(points)
-    if count > _POINTS:
-        return f"{name}: {count} points, but a structure has six; delete {count - _POINTS}."
-    if count == _POINTS:
-        return f"{name}: all six points are set. Drag one to correct it, then add it."
-    taken = assign_roles(points, frame)
-    wanted = next(role for role in roles_of(frame) if role not in taken)
-    return f"{name}, point {count + 1} of 6: {wanted.name}. Scroll to it and click."
