@@ -111,7 +111,8 @@ def train(  # noqa: PLR0913  (a command has one parameter per option)
     with working("training") as monitor:
         trained = train_axons(cubes, out, settings, monitor=monitor)
     _say(f"{trained.result.iteration} iterations in {trained.result.seconds:.0f} s.")
-    _say(f"Model: {trained.record.name} (openmedlab axons IN OUT --engine axon-seg)")
+    name = trained.record.name
+    _say(f"Model: {name} (openmedlab axons IN OUT --engine axon-seg --option checkpoint={name})")
 
 
 def _centres(at: list[str], points: Path | None) -> list[tuple[int, int, int]]:
