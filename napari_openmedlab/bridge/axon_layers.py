@@ -21,6 +21,7 @@ from napari_openmedlab.geometry.volume import Volume
 __all__ = [
     "box_of_shape",
     "image_layer",
+    "label_arguments",
     "preview_layers",
     "result_layers",
     "source_of_layer",
@@ -85,15 +86,26 @@ def preview_layers(
     found : Preview
     threshold : float
     """
-    place = layer_spatial(layer)
-    step = np.asarray(layer.rotate) @ (np.asarray(layer.scale) * found.box.start)
-    place["translate"] = tuple(np.asarray(layer.translate) + step)
+    place = _placed(layer, found.box)
     probability = {
         **place, "name": "preview: probability", "colormap": "magma", "blending": "additive",
         "contrast_limits": (0, 255), "opacity": 0.6,
     }  # fmt: skip
-    labels = {**place, "name": "preview: axons", "colormap": _COLOUR, "opacity": 0.7}
+    labels = {**label_arguments(layer, found.box), "name": "preview: axons"}
     return (found.probability, probability), (found.labels(threshold), labels)
+
+
+def label_arguments(layer: Layer, box: Box) -> dict[str, Any]:
+    """Return place and looks of a labels layer over a box of an image."""
+    return {**_placed(layer, box), "colormap": _COLOUR, "opacity": 0.7}
+
+
+def _placed(layer: Layer, box: Box) -> dict[str, Any]:
+    """Return the arguments that put a layer over a box of another."""
+    place = layer_spatial(layer)
+    step = np.asarray(layer.rotate) @ (np.asarray(layer.scale) * box.start)
+    place["translate"] = tuple(np.asarray(layer.translate) + step)
+    return place
 
 
 def result_layers(results: Results) -> list[tuple[type[Layer], Any, dict[str, Any]]]:

@@ -36,6 +36,7 @@ from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.models.catalogue import EngineSpec, engines
 from napari_openmedlab.models.checkpoints.disk import size_text
 from napari_openmedlab.models.contract import Progress
+from napari_openmedlab.widgets.axon_cubes import AxonCubes
 from napari_openmedlab.widgets.axon_desk import AxonDesk
 from napari_openmedlab.widgets.axon_exports import AxonExports
 from napari_openmedlab.widgets.axon_sections import (
@@ -71,9 +72,9 @@ class AxonsWidget(QWidget):
         self._preview: Preview | None = None
         self._shown: dict[str, Layer] = {}
         self.results: Results | None = None
+        self.desk = AxonDesk(self)
         self._build()
         self._local = LocalModels(self)
-        self.desk = AxonDesk(self)
         self.exports = AxonExports(self.desk, self._viewer, lambda: self.results, self.say)
         self._chooser = LayerChooser(self._viewer, self.volume.choice, self._is_scan, parent=self)
         self._connect()
@@ -92,9 +93,11 @@ class AxonsWidget(QWidget):
         self.files = ExportSection()
         for spec in self._specs:
             self.method.engine.addItem(spec.title, spec.id)
+        self.cubes = AxonCubes(self.desk, self._viewer, self._previewed_block, self.say)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(scrolled((self.volume, self.method, self.find, self.go, self.files)))
+        parts = (self.volume, self.method, self.find, self.go, self.files, self.cubes)
+        outer.addWidget(scrolled(parts))
 
     def _connect(self) -> None:
         self._chooser.chosen.connect(self._on_image)
@@ -250,6 +253,12 @@ class AxonsWidget(QWidget):
             return
         place = index_at(image, layer_position(self._viewer, image, pressed))
         self._asked(lambda: self.preview_at(place))
+
+    def _previewed_block(self) -> tuple[Source, Layer, Box]:
+        """Return the volume, its layer and the block that was previewed last."""
+        if self._preview is None or self.image is None:
+            raise SettingsError("Preview a block first: it becomes the cube.")
+        return self.source(), self.image, self._preview.box
 
     def _on_previewed(self, found: Preview) -> None:
         self._preview = found

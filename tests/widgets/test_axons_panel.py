@@ -203,3 +203,27 @@ def test_the_panel_ends_with_its_work(viewer, panel, qtbot, tmp_path):
     qtbot.waitUntil(lambda: (tmp_path / "run" / "journal.jsonl").exists(), timeout=60_000)
     viewer.window.remove_dock_widget(panel)
     qtbot.wait(50)  # the look-out for threads in conftest does the rest
+
+
+def test_a_previewed_block_becomes_a_training_cube(viewer, panel, qtbot, tmp_path):
+    panel.cubes.sketch.click()
+    assert panel.go.status.text() == "Preview a block first: it becomes the cube."
+    choose(panel, "smooth")
+    panel.preview_at((28, 88, 88))
+    wait(qtbot, panel)
+    panel.cubes.sketch.click()
+    wait(qtbot, panel)
+    rough = layer(viewer, "training: rough label")
+    np.testing.assert_allclose(rough.translate, layer(viewer, "preview: axons").translate)
+    before = int(rough.data.sum())
+    panel.cubes.threshold.setValue(panel.cubes.threshold.value() * 1.5)
+    assert 0 < rough.data.sum() < before
+    rough.data[2:5, 2:5, :] = 1  # painted by hand
+    panel.cubes.save(tmp_path / "training")
+    wait(qtbot, panel)
+    panel.cubes.artefacts.setChecked(True)
+    panel.cubes.save(tmp_path / "training")
+    wait(qtbot, panel)
+    assert "(0 voxels of axon)" in panel.go.status.text()
+    names = sorted(p.name for p in (tmp_path / "training" / "images").iterdir())
+    assert names == ["artefact-0002.nii.gz", "axon-0001.nii.gz"]
