@@ -24,14 +24,14 @@ WANTED = ("liver", "spleen", "kidney left", "kidney right")
 COLOURS = ((0.86, 0.45, 0.33), (0.48, 0.62, 0.89), (0.93, 0.78, 0.34), (0.56, 0.81, 0.47))
 SETTINGS = TrainSettings(
     name="Four organs",
-    size=(8, 16, 16, 32, 32),
+    size=(4, 8, 16, 16, 16),
     patch=(16, 48, 48),
     resolution_mode=0,
     intensity="ct",
     window=(-160.0, 240.0),
-    iterations=120,
+    iterations=100,
     batch=1,
-    validate_every=24,
+    validate_every=20,
     learning_rate=3e-3,
     flips="none",
     device="cpu",
@@ -39,13 +39,14 @@ SETTINGS = TrainSettings(
 
 
 def cases(count: int) -> list[tuple[Volume, np.ndarray]]:
-    """Return the sample at half its resolution, each time moved and with other noise."""
+    """Return the sample at a third of its resolution, each time moved and with other noise."""
     volume, labels, names = load("ct_torso")
     numbers = [next(n for n, name in names.items() if name == wanted) for wanted in WANTED]
     kept = np.select([labels == number for number in numbers], range(1, len(WANTED) + 1))
-    image, kept = volume.array[:, ::2, ::2], kept[:, ::2, ::2].astype(np.uint8)
+    image, kept = volume.array[10:46, ::3, ::3], kept[10:46, ::3, ::3].astype(np.uint8)
     affine = volume.geometry.affine.copy()
-    affine[:3, 1:3] *= 2
+    affine[:3, 1:3] *= 3
+    affine[:3, 3] = volume.geometry.to_world((10, 1, 1))
     geometry = Geometry(image.shape, affine, frame="patient")
     made = []
     for number in range(count):
@@ -108,7 +109,7 @@ def main() -> None:
     organs = next(d for n, d in viewer.window.dock_widgets.items() if n.startswith("Organs"))
     wait_until(panel, lambda: organs.results.table.rowCount() and not organs.desk.busy)
     QTest.qWait(1500)
-    viewer.dims.set_point(0, viewer.dims.range[0].start + 60)
+    viewer.dims.set_point(0, viewer.dims.range[0].start + 64)
     shoot(viewer, "train_used")
     viewer.close()
 

@@ -5,12 +5,13 @@ Importing this module imports no torch.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from napari_openmedlab.errors import SettingsError
+from napari_openmedlab.errors import OpenMedLabError, SettingsError
 from napari_openmedlab.models.contract import Monitor
 from napari_openmedlab.training.cases import Case, CasesFound, check_cases
 from napari_openmedlab.training.events import Event, Note
@@ -116,7 +117,7 @@ def beginning(
         As for :func:`looking`.
     settings : TrainSettings
     folder : Path
-        Of the run; its parents are made.
+        Of the run: a new one, whose parents are made. After an error it is gone again.
     """
 
     def work(_bench: Any, monitor: Monitor) -> Begun:
@@ -128,7 +129,11 @@ def beginning(
                 notes.append(event.text)
 
         prepare = begin_pretraining if source.unlabelled else begin
-        plan = prepare(found, settings, folder, monitor=monitor, on_event=hear)
+        try:
+            plan = prepare(found, settings, folder, monitor=monitor, on_event=hear)
+        except OpenMedLabError:
+            shutil.rmtree(folder, ignore_errors=True)  # scans half prepared, of use to nobody
+            raise
         return Begun(folder, plan, tuple(notes))
 
     return work

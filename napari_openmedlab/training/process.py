@@ -8,6 +8,7 @@ gone on with; if the run crashes, the viewer does not.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -25,7 +26,14 @@ from napari_openmedlab.training.pretrain import look_pretraining
 from napari_openmedlab.training.run import RunState, look
 from napari_openmedlab.training.wire import EVENTS, Ended, EventReader
 
-__all__ = ["StoppedRun", "TrainingProcess", "new_run_folder", "runs_folder", "stopped_runs"]
+__all__ = [
+    "StoppedRun",
+    "TrainingProcess",
+    "forget_run",
+    "new_run_folder",
+    "runs_folder",
+    "stopped_runs",
+]
 
 LOG = "log.txt"
 _COMMAND = ("-m", "napari_openmedlab.cli.main", "train-run")
@@ -74,6 +82,22 @@ def stopped_runs(parent: Path | None = None) -> tuple[StoppedRun, ...]:
         if state is not None and not state.finished:
             found.append(StoppedRun(folder, state))
     return tuple(found)
+
+
+def forget_run(folder: Path) -> None:
+    """Delete a run that stopped, with all it has learnt.
+
+    Raises
+    ------
+    WriteError
+        If it is under way, or can't be deleted.
+    """
+    with locked(folder / LOCK, UNDER_WAY):
+        pass  # nobody trains it
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise WriteError(f"{folder} can't be deleted: {error.strerror or error}", folder) from error
 
 
 class TrainingProcess:

@@ -22,7 +22,7 @@ from napari_openmedlab.models.catalogue import get_spec
 from napari_openmedlab.training.cases import CasesFound
 from napari_openmedlab.training.events import Event, Note, Paused, Step, Validated
 from napari_openmedlab.training.jobs import Begun, Source
-from napari_openmedlab.training.process import StoppedRun, new_run_folder, stopped_runs
+from napari_openmedlab.training.process import StoppedRun, new_run_folder
 from napari_openmedlab.training.settings import TrainSettings
 from napari_openmedlab.training.wire import Ended
 from napari_openmedlab.widgets.image_chooser import LayerChooser
@@ -41,6 +41,7 @@ from napari_openmedlab.widgets.train_sections import (
     RunSection,
     SourceSection,
 )
+from napari_openmedlab.widgets.train_stopped import StoppedRuns, draw_run
 from napari_openmedlab.widgets.train_words import progress_words
 from napari_openmedlab.widgets.workplace import Workplace
 
@@ -65,19 +66,18 @@ class TrainWidget(QWidget):
         self.workplace = Workplace.of(viewer)
         self._life = PanelLife(self.workplace)
         self._had_parent = False
-        self._stopped: tuple[StoppedRun, ...] = ()
         self._model = ""
         self._paused = False
         self.found: CasesFound | None = None
         self._build()
         self._local = LocalModels(self)
+        self.stopped = StoppedRuns(self.run, self)
         self.desk = TrainDesk(self._life.worker, self)
         self._life.at_end(self.desk.close)
         self._chooser = LayerChooser(viewer, self.run.image, _is_image, parent=self)
         self._connect()
         self._chooser.refresh()
         self._show_starts()
-        self._show_stopped()
         self._on_busy("")
         self.say("Label some scans, or choose folders, then press Train.")
 
@@ -106,7 +106,8 @@ class TrainWidget(QWidget):
         run.pause.clicked.connect(lambda _=False: self._on_pause())
         run.end.clicked.connect(lambda _=False: self._on_end_now())
         run.cancel.clicked.connect(lambda _=False: self._on_cancel())
-        run.resume.clicked.connect(lambda _=False: self.resume())
+        self.stopped.wanted.connect(self.resume)
+        self.stopped.said.connect(self.say)
         run.use.clicked.connect(lambda _=False: self.use())
         desk.busy_changed.connect(self._on_busy)
         desk.progressed.connect(self._on_progress)
@@ -215,23 +216,18 @@ class TrainWidget(QWidget):
         except OpenMedLabError as error:
             self.say(str(error), "error")
 
-    def resume(self) -> None:
-        """Go on with the chosen run that stopped."""
-        row = self.run.stopped.currentIndex()
-        if self.desk.busy or not 0 <= row < len(self._stopped):
+    def resume(self, run: StoppedRun) -> None:
+        """Go on with a run that stopped."""
+        if self.desk.busy:
             return
-        chosen = self._stopped[row]
         self._begin_run()
-        for iteration, loss in chosen.state.losses:
-            self.run.plot.add_loss(iteration, loss, draw=False)
-        for iteration, dice in chosen.state.dice:
-            self.run.plot.add_dice(iteration, dice)
+        draw_run(self.run.plot, run)
         try:
-            self.desk.follow(chosen.folder)
+            self.desk.follow(run.folder)
         except OpenMedLabError as error:
             self.say(str(error), "error")
             return
-        self.say(f"Going on from iteration {chosen.state.iteration}…", "busy")
+        self.say(f"Going on from iteration {run.state.iteration}…", "busy")
 
     def _begin_run(self) -> None:
         self._model, self._paused = "", False
@@ -308,7 +304,7 @@ class TrainWidget(QWidget):
             for shown in (self.run.use, self.run.image):
                 shown.setVisible(record is not None)
         self._local.look()
-        self._show_stopped()
+        self.stopped.look()
 
     def _current_image(self) -> Layer | None:
         """Return the image the user works on: the selected layer, else the one chosen here."""
@@ -354,17 +350,6 @@ class TrainWidget(QWidget):
         published = [r for r in range(1, box.count()) if "pre-trained" in box.itemText(r)]
         box.setCurrentIndex(row if row > 0 else (published[0] if published else 0))
 
-    def _show_stopped(self) -> None:
-        """Offer the runs that stopped before their end."""
-        self._stopped = stopped_runs()
-        box = self.run.stopped
-        box.clear()
-        for each in self._stopped:
-            loop = each.state.plan.loop
-            box.addItem(f"{each.folder.name}: {each.state.iteration} of {loop.iterations}")
-        for shown in (box, self.run.resume):
-            shown.setVisible(bool(self._stopped))
-
     # -- what the user sees ----------------------------------------------------------------
 
     def say(self, text: str, severity: str = "info") -> None:
@@ -382,6 +367,7 @@ class TrainWidget(QWidget):
         run, training = self.run, what == "training"
         run.start.setEnabled(not what)
         run.resume.setEnabled(not what)
+        run.forget.setEnabled(not what)
         self.source.look.setEnabled(not what)
         run.cancel.setEnabled(bool(what))
         run.pause.setEnabled(training)

@@ -10,13 +10,16 @@ import time
 import pytest
 from training_phantoms import cases, tiny
 
-from napari_openmedlab.errors import WriteError
+from napari_openmedlab.errors import Cancelled, WriteError
 from napari_openmedlab.models.checkpoints.store import ModelStore
+from napari_openmedlab.models.contract import Monitor
 from napari_openmedlab.training import child, process
 from napari_openmedlab.training.child import serve
 from napari_openmedlab.training.events import Note, Paused, Saved, Step, Validated
+from napari_openmedlab.training.jobs import Source, beginning
 from napari_openmedlab.training.process import (
     TrainingProcess,
+    forget_run,
     new_run_folder,
     runs_folder,
     stopped_runs,
@@ -170,6 +173,17 @@ def test_a_killed_program_is_noticed_and_its_run_goes_on(tmp_path):
     assert not stopped_runs()
 
 
+def test_a_preparation_that_is_cancelled_leaves_nothing_behind(tmp_path):
+    monitor = Monitor(lambda p: monitor.cancel() if "preparing" in p.text else None, interval=0.0)
+    source = Source(tuple(checked.case for checked in cases(2).cases))
+    with pytest.raises(Cancelled):
+        beginning(source, None, settings(), tmp_path / "run")(None, monitor)
+    assert not (tmp_path / "run").exists()
+    begun = beginning(source, {1: "ball"}, settings(), tmp_path / "run")(None, Monitor())
+    assert [each.name for each in begun.plan.classes] == ["ball"]
+    assert any("no honest figure" in note or "Nothing is held out" in note for note in begun.notes)
+
+
 # -- folders -----------------------------------------------------------------------------------
 
 
@@ -185,6 +199,8 @@ def test_damaged_runs_are_not_offered(tmp_path, folder):
     (tmp_path / "bad" / "run.json").write_text("no")
     (tmp_path / "file").write_text("")
     assert [each.folder for each in stopped_runs(tmp_path)] == [folder]
+    forget_run(folder)
+    assert stopped_runs(tmp_path) == ()
     assert stopped_runs(tmp_path / "missing") == ()
 
 

@@ -211,6 +211,25 @@ def test_a_run_pauses_survives_a_closed_panel_and_goes_on(viewer, panel, qtbot, 
     assert ModelStore().get("balls").model_card.provenance.iterations > before
 
 
+def test_a_stopped_run_can_be_deleted(viewer, monkeypatch):
+    from qtpy.QtWidgets import QMessageBox
+    from training_phantoms import cases
+
+    from napari_openmedlab.training.process import runs_folder
+    from napari_openmedlab.training.run import begin
+
+    begin(cases(1), tiny(patch=(16, 32, 32), resolution_mode=1), runs_folder() / "old")
+    panel = open_panel(viewer)
+    answers = iter((QMessageBox.StandardButton.No, QMessageBox.StandardButton.Yes))
+    monkeypatch.setattr(QMessageBox, "question", lambda *_: next(answers))
+    press(panel.run.forget)
+    assert len(stopped_runs()) == 1
+    press(panel.run.forget)
+    assert not stopped_runs()
+    assert not panel.run.resume.isVisibleTo(panel)
+    assert "deleted" in panel.run.status.text()
+
+
 def test_scans_without_labels_become_start_weights(viewer, panel, qtbot, monkeypatch, tmp_path):
     import nibabel
 
