@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import napari
-import numpy as np
 from napari.layers import Image, Layer, Shapes
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QEvent
@@ -24,13 +23,12 @@ from napari_openmedlab.axons.store import Results
 from napari_openmedlab.bridge.axon_layers import (
     box_of_shape,
     image_layer,
-    preview_layers,
     result_layers,
     source_of_layer,
     voxel_size_of,
 )
-from napari_openmedlab.bridge.positions import index_at, visible_box
-from napari_openmedlab.bridge.viewer import layer_position, plain_viewer
+from napari_openmedlab.bridge.positions import visible_box
+from napari_openmedlab.bridge.viewer import plain_viewer
 from napari_openmedlab.errors import GeometryError, OpenMedLabError, SettingsError
 from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.models.catalogue import EngineSpec, engines
@@ -39,6 +37,7 @@ from napari_openmedlab.models.contract import Progress
 from napari_openmedlab.widgets.axon_cubes import AxonCubes
 from napari_openmedlab.widgets.axon_desk import AxonDesk
 from napari_openmedlab.widgets.axon_exports import AxonExports
+from napari_openmedlab.widgets.axon_previews import AxonPreviews
 from napari_openmedlab.widgets.axon_sections import (
     ExportSection,
     FindSection,
@@ -69,10 +68,14 @@ class AxonsWidget(QWidget):
         self._viewer = plain_viewer(viewer)
         self._had_parent = False
         self._specs: tuple[EngineSpec, ...] = engines("blocks")
-        self._preview: Preview | None = None
-        self._shown: dict[str, Layer] = {}
         self.results: Results | None = None
         self.desk = AxonDesk(self)
+        self.previews = AxonPreviews(
+            self._viewer,
+            lambda: self.image,
+            lambda index: self._asked(lambda: self.preview_at(index)),
+            self,
+        )
         self._build()
         self._local = LocalModels(self)
         self.exports = AxonExports(self.desk, self._viewer, lambda: self.results, self.say)
@@ -215,17 +218,7 @@ class AxonsWidget(QWidget):
 
     def preview_middle(self) -> None:
         """Preview the block in the middle of what the view shows."""
-        source = self.source()
-        assert self.image is not None
-        box = visible_box(self._viewer, self.image, source.shape)
-        if box.is_empty:
-            raise GeometryError("The view shows nothing of the volume; zoom out.")
-        point = layer_position(self._viewer, self.image, self._viewer.dims.point)
-        middle = [(a + b) / 2 for a, b in zip(box.start, box.stop, strict=True)]
-        here = index_at(self.image, point)
-        for axis in self._viewer.dims.not_displayed[-3:]:
-            middle[axis - self._viewer.dims.ndim + 3] = here[axis - self._viewer.dims.ndim + 3]
-        self.preview_at(middle)
+        self.preview_at(self.previews.middle(self.source().shape))
 
     def preview_box(self) -> None:
         """Preview the drawn box."""
@@ -235,53 +228,23 @@ class AxonsWidget(QWidget):
         self.desk.preview(source, self.settings(source, whole=True), None, box)
 
     def _on_pick(self, on: bool) -> None:
-        callbacks = self._viewer.mouse_drag_callbacks
-        if on and self._clicked not in callbacks:
-            callbacks.append(self._clicked)
+        self.previews.pick(on)
+        if on:
             self.say("Click on the image to preview the block there.")
-        elif not on and self._clicked in callbacks:
-            callbacks.remove(self._clicked)
-
-    def _clicked(self, _: Any, event: Any) -> Any:
-        """Preview where the mouse was pressed and released without a drag."""
-        pressed = event.position
-        yield
-        while event.type == "mouse_move":
-            yield
-        image = self.image
-        if image is None or np.abs(np.subtract(event.position, pressed)).max() > 1e-6:
-            return
-        place = index_at(image, layer_position(self._viewer, image, pressed))
-        self._asked(lambda: self.preview_at(place))
 
     def _previewed_block(self) -> tuple[Source, Layer, Box]:
         """Return the volume, its layer and the block that was previewed last."""
-        if self._preview is None or self.image is None:
+        found = self.previews.found
+        if found is None or self.image is None:
             raise SettingsError("Preview a block first: it becomes the cube.")
-        return self.source(), self.image, self._preview.box
+        return self.source(), self.image, found.box
 
     def _on_previewed(self, found: Preview) -> None:
-        self._preview = found
-        if self.image is None:
-            return
-        probability, labels = preview_layers(self.image, found, self.threshold)
-        self._put("probability", self._viewer.add_image, *probability)
-        self._put("labels", self._viewer.add_labels, *labels)
-
-    def _put(self, key: str, add: Callable[..., Layer], data: Any, arguments: Any) -> None:
-        """Show a preview layer, or give the one that is there its new data and place."""
-        layer = self._shown.get(key)
-        active = self._viewer.layers.selection.active
-        if layer is not None and layer in self._viewer.layers:
-            self._viewer.layers.remove(layer)
-        self._shown[key] = add(data, **arguments)
-        self._viewer.layers.selection.active = active
+        self.previews.show(found, self.threshold)
 
     def _on_threshold(self, value: int) -> None:
         self.find.value.setText(f"{value / 100:.2f}")
-        layer = self._shown.get("labels")
-        if self._preview is not None and layer is not None and layer in self._viewer.layers:
-            layer.data = self._preview.labels(self.threshold)
+        self.previews.threshold(self.threshold)
         self._refresh()
 
     # -- runs ------------------------------------------------------------------------------
@@ -431,7 +394,7 @@ class AxonsWidget(QWidget):
         self.find.apply.setEnabled(done and moved)
 
     def _is_scan(self, layer: Layer) -> bool:
-        ours = layer in self._shown.values() or "axons" in layer.metadata
+        ours = self.previews.owns(layer) or "axons" in layer.metadata
         return isinstance(layer, Image) and not layer.rgb and layer.ndim == 3 and not ours
 
     def event(self, event: QEvent) -> bool:

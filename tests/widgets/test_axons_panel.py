@@ -53,7 +53,7 @@ def test_from_preview_to_swc(viewer, panel, qtbot, tmp_path, monkeypatch):
     assert "Preview of" in panel.go.status.text(), panel.go.status.text()
     probability, labels = layer(viewer, "preview: probability"), layer(viewer, "preview: axons")
     image = panel.image
-    box = panel._preview.box
+    box = panel.previews.found.box
     np.testing.assert_allclose(
         labels.translate, np.add(image.translate, np.multiply(image.scale, box.start))
     )
@@ -130,13 +130,13 @@ def test_a_click_previews_the_block_there(viewer, panel, qtbot):
     panel.find.pick.click()
     hand.click(panel.image, (28, 40, 120))
     wait(qtbot, panel)
-    assert panel._preview is not None, panel.go.status.text()
-    assert panel._preview.box.contains_index((28, 40, 120))
+    assert panel.previews.found is not None, panel.go.status.text()
+    assert panel.previews.found.box.contains_index((28, 40, 120))
     panel.find.pick.click()
-    first = panel._preview
+    first = panel.previews.found
     hand.click(panel.image, (28, 140, 20))
     wait(qtbot, panel)
-    assert panel._preview is first
+    assert panel.previews.found is first
 
 
 def test_a_drawn_box_is_previewed_and_run(viewer, panel, qtbot, tmp_path):
@@ -148,13 +148,13 @@ def test_a_drawn_box_is_previewed_and_run(viewer, panel, qtbot, tmp_path):
     viewer.add_shapes([corners], shape_type="rectangle", scale=image.scale, units=image.units)
     panel.find.box.click()
     wait(qtbot, panel)
-    assert panel._preview.box.start[1:] == (20, 30)
-    assert panel._preview.box.stop[1:] == (61, 71)
+    assert panel.previews.found.box.start[1:] == (20, 30)
+    assert panel.previews.found.box.stop[1:] == (61, 71)
     panel.volume.region.setCurrentIndex(2)
     panel.go.folder.setText(str(tmp_path / "run"))
     panel.go.run.click()
     wait(qtbot, panel)
-    assert Results.open(tmp_path / "run").region == panel._preview.box
+    assert Results.open(tmp_path / "run").region == panel.previews.found.box
 
 
 def test_what_is_missing_is_said(viewer, panel, qtbot, tmp_path):
