@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_openmedlab import __version__
+from napari_openmedlab.axons.journal import NAME as JOURNAL
+from napari_openmedlab.axons.journal import add_line, disk_errors_said, read_lines
 from napari_openmedlab.axons.plan import Plan
 from napari_openmedlab.errors import ReadError, WriteError
 from napari_openmedlab.geometry.boxes import Box
@@ -30,7 +32,7 @@ __all__ = ["LABELS", "Results", "RunFolder", "label_level", "quantised"]
 
 FORMAT = 1
 LABELS = "axons"
-_RUN, _JOURNAL, _IMAGE, _LOCK = "run.json", "journal.jsonl", "axons.zarr", ".lock"
+_RUN, _IMAGE, _LOCK = "run.json", "axons.zarr", ".lock"
 # Where a run differs in one of these it is another run.
 _IDENTITY = (
     "format", "version", "source", "region", "spacing", "engine", "options", "provenance",
@@ -141,12 +143,12 @@ class Results:
 
     def done(self) -> dict[int, dict[str, Any]]:
         """Return the journal: facts on every finished block by its number."""
-        return {e["block"]: e for e in _journal(self.folder) if "block" in e}
+        return {e["block"]: e for e in read_lines(self.folder) if "block" in e}
 
     @property
     def complete(self) -> bool:
         """Whether all blocks and the coarser levels are there."""
-        return any(e.get("levels") == self.run["threshold"] for e in _journal(self.folder))
+        return any(e.get("levels") == self.run["threshold"] for e in read_lines(self.folder))
 
 
 class RunFolder:
@@ -199,7 +201,7 @@ class RunFolder:
 
     def note(self, facts: Mapping[str, Any]) -> None:
         """Add a line to the journal."""
-        _append(self.results.folder / _JOURNAL, facts)
+        add_line(self.results.folder, facts)
 
     def finish(self, monitor: Monitor) -> None:
         """Make the coarser levels, if that was not done."""
@@ -219,7 +221,7 @@ def write_block(
     """
     core = plan.blocks[number].core.relative_to(plan.region)
     labels = (score >= level).view(np.uint8)
-    with _in_sentences(results.folder):
+    with disk_errors_said(results.folder):
         for array, values, where in (
             (results.probability, score, results.image / "0"),
             (results.labels, labels, results.label_image / "0"),
@@ -238,7 +240,7 @@ def make_levels(results: Results, monitor: Monitor, *, labels_only: bool = False
     if not labels_only:
         build_levels(results.image, results.place, "probability", "max", step)
     build_levels(results.label_image, results.place, LABELS, "max", step)
-    _append(results.folder / _JOURNAL, {"levels": results.threshold})
+    add_line(results.folder, {"levels": results.threshold})
 
 
 def relabel(folder: str | Path, threshold: float, monitor: Monitor) -> Results:
@@ -267,7 +269,7 @@ def relabel(folder: str | Path, threshold: float, monitor: Monitor) -> Results:
         _write_run(results.folder, {**results.run, "threshold": threshold})
         results = Results.open(folder, "r+")
         level, boxes = label_level(threshold), list(results.blocks())
-        with _in_sentences(results.folder):
+        with disk_errors_said(results.folder):
             for number, box in enumerate(boxes):
                 monitor.step(number, len(boxes), "labels at the new threshold")
                 score = np.asarray(results.probability[box.slices])
@@ -317,7 +319,7 @@ def _create(folder: Path, plan: Plan, run: dict[str, Any]) -> None:
     image = folder / _IMAGE
     # Without a run.json an image can only be the beginning of one that a crash cut short.
     shutil.rmtree(image, ignore_errors=True)
-    (folder / _JOURNAL).unlink(missing_ok=True)
+    (folder / JOURNAL).unlink(missing_ok=True)
     create_image(image, plan.region.shape, np.uint8, plan.chunks, place, "probability")
     add_labels(image, LABELS, place, plan.chunks)
     _write_run(folder, run)
@@ -347,7 +349,7 @@ def _refuse_strangers(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise WriteError(f"{folder} is a file; name a folder for the results", folder)
-    ours = {_IMAGE, _LOCK, _JOURNAL}
+    ours = {_IMAGE, _LOCK, JOURNAL}
     found = {p.name for p in folder.iterdir() if not p.name.startswith(".openmedlab-")}
     if found - ours or (_IMAGE in found and _LOCK not in found):
         raise WriteError(
@@ -375,41 +377,6 @@ def _refuse_another(stored: dict[str, Any], wanted: dict[str, Any], folder: Path
         )
 
 
-def _journal(folder: Path) -> list[dict[str, Any]]:
-    """Return the journal's lines; one that was cut off by a crash does not count."""
-    path = folder / _JOURNAL
-    if not path.exists():
-        return []
-    entries = []
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise ReadError(f"{path} can't be read: {error}", path) from error
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict):
-            entries.append(entry)
-    return entries
-
-
-def _append(path: Path, facts: Mapping[str, Any]) -> None:
-    with _in_sentences(path.parent), path.open("ab") as file:
-        # A crash may have left half a line: begin a new one.
-        file.write(b"\n" if file.tell() and not _ends_line(path) else b"")
-        file.write(json.dumps(facts).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _ends_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
-
-
 def _settle(where: Path, core: Box, chunks: tuple[int, ...]) -> None:
     """Have the chunks of a core on the disk: the journal must not run ahead of them."""
     spans = [
@@ -420,13 +387,3 @@ def _settle(where: Path, core: Box, chunks: tuple[int, ...]) -> None:
         if path.exists():  # chunks of zeros have no file
             with path.open("r+b") as file:
                 os.fsync(file.fileno())
-
-
-@contextmanager
-def _in_sentences(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, WriteError | ReadError):
-            raise
-        raise WriteError(f"{sentence(error, folder)}; finished blocks are kept", folder) from error
