@@ -91,19 +91,23 @@ class Reviewer:
     def __init__(self, folder: str | Path) -> None:
         self.results = Results(folder)
         self.job: Job = self.results.job()
+        self._rows: dict[str, Row] | None = None
 
     def reload(self) -> None:
-        """Read what was asked for again, after another run."""
+        """Read everything again, after another run."""
         self.job = self.results.job()
+        self._rows = None
 
     # -- looking ---------------------------------------------------------------------------
 
     def rows(self) -> list[Row]:
-        """Return all cases in the order of the list."""
-        return [Row(*each) for each in self.results.rows(self.job.cases)]
+        """Return all cases in the order of the list, as they were read last."""
+        if self._rows is None:
+            self._rows = {row[0].id: Row(*row) for row in self.results.rows(self.job.cases)}
+        return list(self._rows.values())
 
     def row(self, case_id: str) -> Row:
-        """Return one case.
+        """Read one case anew.
 
         Raises
         ------
@@ -113,7 +117,10 @@ class Reviewer:
         case = self.job.case(case_id)
         if case is None:
             raise SessionError(f"the cohort has no case '{case_id}'")
-        return next(Row(*each) for each in self.results.rows([case]))
+        found = next(Row(*each) for each in self.results.rows([case]))
+        if self._rows is not None:
+            self._rows[case_id] = found
+        return found
 
     def queue(self) -> list[str]:
         """Return the cases that wait for a word: the least certain first, skipped ones last."""
@@ -173,6 +180,7 @@ class Reviewer:
             If it can't be written; the old word stays.
         """
         self.results.keep_review(case_id, replace(self.results.review(case_id), state=state))
+        self.row(case_id)
 
     def set_box(self, case_id: str, structure: str, walls: Mapping[str, int]) -> StructureRecord:
         """Put walls of a structure where the reviewer wants them; they are locked from now on.
@@ -212,6 +220,7 @@ class Reviewer:
         walls_now = {**review.walls, structure: held}
         self.results.keep_review(case_id, replace(review, walls=walls_now))
         self.results.keep(record.with_structure(changed))
+        self.row(case_id)
         return changed
 
     def keep_masks(self, case_id: str, volume: Volume, masks: Corrected) -> CaseRecord:
@@ -253,6 +262,7 @@ class Reviewer:
         kept = self.results.keep(record, put)
         corrected = tuple(dict.fromkeys((*review.corrected, *masks.changed)))
         self.results.keep_review(case_id, replace(review, corrected=corrected))
+        self.row(case_id)
         return kept
 
     def export(self) -> tuple[Path, ...]:

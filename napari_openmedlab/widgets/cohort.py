@@ -55,6 +55,7 @@ class CohortWidget(QWidget):
         layout.addWidget(self.tabs, 1)
         layout.addWidget(self.status)
         self.run.results_changed.connect(self.review.results_changed)
+        self.run.case_done.connect(self.review.case_done)
         self.run.picked.connect(self._on_picked)
         self.review.library_changed.connect(self._on_library)
         self._life.at_end(self._end)

@@ -211,8 +211,8 @@ class ReviewDesk(QObject):
             return
         volume, labels, objects = found
         data, keywords, _ = volume_to_layer_data(volume)
+        image = self._viewer.add_image(data, **{**keywords, "name": case})
         try:
-            image = self._viewer.add_image(data, **{**keywords, "name": case})
             session = Session(volume_of_layer(image), labels=labels.copy())
             _name_objects(session, objects)
             settings = reviewer.job.settings
@@ -220,6 +220,7 @@ class ReviewDesk(QObject):
                 session.choice = EngineChoice(settings.engine, settings.engine_options)
             self._workplace.sessions.adopt(image, session)
         except OpenMedLabError as error:
+            self._viewer.layers.remove(image)
             self._fail(error)
             return
         handles = BoxHandles(self._viewer, image, session.volume)

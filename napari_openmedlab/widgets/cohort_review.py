@@ -114,7 +114,7 @@ class ReviewTab(QWidget):
         self.export.clicked.connect(self._on_export)
         self.desk.said.connect(self.said)
         self.desk.opened.connect(self._on_opened)
-        self.desk.changed.connect(lambda _case: self._refresh())
+        self.desk.changed.connect(self._refresh_case)
         for key, command in KEYS.items():
             self._viewer.bind_key(key, self._handler(command), overwrite=True)
 
@@ -159,6 +159,12 @@ class ReviewTab(QWidget):
         except ReadError as error:
             self.said.emit(str(error), "error")
         self._refresh()
+
+    def case_done(self, folder: Path, case: str) -> None:
+        """Take notice of one case that a run has just finished."""
+        reviewer = self.desk.reviewer
+        if reviewer is not None and reviewer.results.folder == folder:
+            self._refresh_case(case)
 
     # -- commands --------------------------------------------------------------------------
 
@@ -244,7 +250,8 @@ class ReviewTab(QWidget):
     # -- what is shown ---------------------------------------------------------------------
 
     def _on_opened(self, case: str) -> None:
-        self._refresh()
+        self.cases.select(case)
+        self._show_state()
         reviewer = self.desk.reviewer
         if case and reviewer is not None:
             record = reviewer.results.record(case)
@@ -253,6 +260,20 @@ class ReviewTab(QWidget):
                 self.structures.select(min(found, key=lambda s: s.certainty).name)
 
     def _refresh(self) -> None:
+        """Show all cases; with a thousand of them too slow for every little change."""
+        reviewer = self.desk.reviewer
+        self.cases.show_rows([] if reviewer is None else reviewer.rows())
+        self.cases.select(self.desk.case)
+        self._show_state()
+
+    def _refresh_case(self, case: str) -> None:
+        """Show one case anew."""
+        reviewer = self.desk.reviewer
+        if reviewer is not None and reviewer.job.case(case) is not None:
+            self.cases.update_row(reviewer.row(case))
+        self._show_state()
+
+    def _show_state(self) -> None:
         reviewer, case = self.desk.reviewer, self.desk.case
         ready = reviewer is not None
         for name, made in self.buttons.items():
@@ -262,17 +283,14 @@ class ReviewTab(QWidget):
         self.export.setEnabled(ready)
         if reviewer is None:
             self.state.setText("Choose a folder with results, or run a cohort.")
-            self.cases.show_rows([])
             self.structures.show_rows(())
             return
         rows = reviewer.rows()
-        self.cases.show_rows(rows)
-        self.cases.select(case)
         waiting = sum(row.status == "pending" for row in rows)
         skipped = sum(row.status == "skipped" for row in rows)
         text = f"{waiting} of {len(rows)} cases wait for review"
         text += f", {skipped} skipped." if skipped else "."
-        record = reviewer.results.record(case) if case else None
+        record = reviewer.row(case).record if case else None
         if record is not None:
             text += f"\nOpen: {case} ({reviewer.row(case).status})."
             notes = " ".join(record.notes)

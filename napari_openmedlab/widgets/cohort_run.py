@@ -51,12 +51,15 @@ class RunTab(QWidget):
         A sentence and its severity.
     results_changed : Signal(Path)
         Results in this folder came or changed.
+    case_done : Signal(Path, str)
+        The result of one case in this folder is new.
     picked : Signal(str)
         The user wants to look at this case.
     """
 
     said = Signal(str, str)
     results_changed = Signal(object)
+    case_done = Signal(object, str)
     picked = Signal(str)
 
     def __init__(self, library: Callable[[], Library | None]) -> None:
@@ -241,7 +244,8 @@ class RunTab(QWidget):
             self.table.update_row(Row(case, record, Results(out).review(case.id)))
         else:
             self.show_results()
-        self.results_changed.emit(out)
+            self.results_changed.emit(out)
+        self.case_done.emit(out, case.id)
 
     def _on_done(self, summary: Summary | None) -> None:
         self._ended()

@@ -6,6 +6,7 @@ and deleted with napari's own tools.
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ _OVERLAY = "openmedlab_template"
 _COLOUR = "#facc15"
 _PIXELS = (8, 16)
 _POINTS = 6
+_WORDS_WIDE = 48
 
 
 class TemplateMarks:
@@ -70,7 +72,7 @@ class TemplateMarks:
         self._layer.mode = "add"
         self._layer.events.data.connect(self._on_data)
         viewer.canvas.overlays[_OVERLAY] = TextOverlay(
-            position="bottom_left", font_size=12, visible=True, text=self.guidance()
+            position="bottom_left", font_size=12, visible=True, text=self._in_slice()
         )
 
     @property
@@ -93,6 +95,10 @@ class TemplateMarks:
         sentence = self._guide().sentence
         return f"{sentence[:1].upper()}{sentence[1:]}"
 
+    def _in_slice(self) -> str:
+        """Return the words as they stand in the slice: in short lines, for none is wrapped."""
+        return "\n".join(textwrap.wrap(self.guidance(), _WORDS_WIDE))
+
     def _guide(self) -> Guidance:
         points = [as_point(point) for point in self.points]
         return guide(points, self._name, self._volume.geometry)
@@ -112,7 +118,7 @@ class TemplateMarks:
             self._write_roles()
         finally:
             self._writing = False
-        self._viewer.canvas.overlays[_OVERLAY].text = self.guidance()
+        self._viewer.canvas.overlays[_OVERLAY].text = self._in_slice()
         self.changed.emit()
 
     def _write_roles(self) -> None:

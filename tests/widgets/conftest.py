@@ -145,6 +145,12 @@ def viewer(make_napari_viewer):
 
 
 @pytest.fixture
+def make_hand():
+    """Return a function that gives a viewer a :class:`Hand`."""
+    return Hand
+
+
+@pytest.fixture
 def make_panel(qtbot):
     """Return a function that opens the Segment panel as napari's Plugins menu does."""
 
