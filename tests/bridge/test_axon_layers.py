@@ -1,0 +1,89 @@
+"""Large volumes and their results as napari layers: lazy, multiscale, in place."""
+
+import block_engines
+import dask.array as da
+import numpy as np
+import pytest
+from napari.layers import Image, Labels, Shapes
+
+from napari_openmedlab.axons.plan import Settings, make_plan
+from napari_openmedlab.axons.run import execute
+from napari_openmedlab.axons.source import open_source
+from napari_openmedlab.bridge.axon_layers import (
+    box_of_shape,
+    image_layer,
+    result_layers,
+    source_of_layer,
+    voxel_size_of,
+)
+from napari_openmedlab.errors import GeometryError
+from napari_openmedlab.geometry.boxes import Box
+from napari_openmedlab.io.ome_zarr_write import ImagePlace, build_levels, create_image
+from napari_openmedlab.models.catalogue import load_engine
+from napari_openmedlab.models.contract import Monitor
+
+SHAPE = (8, 210, 40)
+
+
+@pytest.fixture
+def brain(tmp_path):
+    place = ImagePlace((4.0, 2.0, 2.0), (40.0, 20.0, 10.0))
+    array = create_image(tmp_path / "brain.zarr", SHAPE, np.uint16, (8, 64, 64), place, "brain")
+    array[:] = np.random.default_rng(2).integers(100, 900, SHAPE).astype(np.uint16)
+    build_levels(tmp_path / "brain.zarr", place, "brain", "mean")
+    return tmp_path / "brain.zarr"
+
+
+@pytest.fixture
+def layer(brain):
+    data, arguments = image_layer(open_source(brain))
+    return Image(data, **arguments)
+
+
+def test_a_volume_with_coarser_levels_is_a_lazy_multiscale_layer(layer):
+    assert layer.multiscale
+    assert len(layer.data) == 2
+    assert all(isinstance(level, da.Array) for level in layer.data)
+    assert tuple(layer.scale) == (4.0, 2.0, 2.0)
+    assert tuple(layer.translate) == (40.0, 20.0, 10.0)
+    assert voxel_size_of(layer) == (4.0, 2.0, 2.0)
+
+
+def test_a_layer_gives_back_its_volume_with_levels_and_file(layer, brain):
+    source = source_of_layer(layer)
+    opened = open_source(brain)
+    assert source.fingerprint() == opened.fingerprint()
+    assert source.spacing == opened.spacing
+    assert [tuple(v.array.shape) for v in source.levels] == [(8, 105, 20)]
+    assert source.address.path == str(brain)
+    assert source_of_layer(layer, (5, 3, 3)).spacing == (5.0, 3.0, 3.0)
+    bare = source_of_layer(Image(np.zeros((4, 5, 6)), name="bare"))
+    assert (bare.spacing, bare.address) == (None, None)
+    with pytest.raises(GeometryError, match="has 4 axes"):
+        source_of_layer(Image(np.zeros((2, 4, 5, 6))))
+
+
+def test_results_of_a_region_lie_over_their_volume(layer, tmp_path, monkeypatch):
+    block_engines.register(monkeypatch)
+    source = source_of_layer(layer)
+    region = Box((2, 5, 10), (8, 205, 40))
+    engine = load_engine("smooth")
+    plan = make_plan(source, Settings("smooth", region=region), engine, Monitor(), timed=False)
+    results = execute(plan, tmp_path / "out", engine, Monitor())
+    found = result_layers(results)
+    assert [kind for kind, _, _ in found] == [Image, Labels]
+    for kind, data, arguments in found:
+        made = kind(data, **arguments)
+        assert made.multiscale
+        assert made.units == layer.units
+        np.testing.assert_allclose(made.data_to_world((0, 0, 0)), layer.data_to_world((2, 5, 10)))
+        np.testing.assert_allclose(made.scale, layer.scale)
+
+
+def test_the_voxels_under_a_drawn_shape(layer):
+    corners = layer.data_to_world([3, 10, 5]), layer.data_to_world([3, 30, 25])
+    (z, a, b), (_, c, d) = corners
+    shapes = Shapes([np.array([[z, a, b], [z, c, b], [z, c, d], [z, a, d]])])
+    assert box_of_shape(shapes, layer, SHAPE) == Box((0, 10, 5), (8, 31, 26))
+    with pytest.raises(GeometryError, match="draw a rectangle in 'box'"):
+        box_of_shape(Shapes(name="box", ndim=3), layer, SHAPE)
