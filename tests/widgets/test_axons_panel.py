@@ -16,7 +16,8 @@ SAMPLE = "light_sheet_axons"
 
 @pytest.fixture(autouse=True)
 def _engines(monkeypatch):
-    """The test engine besides ours."""
+    """The test engine besides ours; one block at a time, so that a cancel finds some left."""
+    monkeypatch.setattr("napari_openmedlab.axons.plan._workers", lambda *_: 1)
     Smooth.calls = 0
     specs = (*catalogue.OWN_ENGINES, block_engines.SPEC)
     monkeypatch.setattr(catalogue, "OWN_ENGINES", specs)
