@@ -24,14 +24,14 @@ WANTED = ("liver", "spleen", "kidney left", "kidney right")
 COLOURS = ((0.86, 0.45, 0.33), (0.48, 0.62, 0.89), (0.93, 0.78, 0.34), (0.56, 0.81, 0.47))
 SETTINGS = TrainSettings(
     name="Four organs",
-    size=(4, 8, 16, 16, 16),
+    size=(8, 16, 16, 32, 32),
     patch=(16, 48, 48),
     resolution_mode=0,
     intensity="ct",
     window=(-160.0, 240.0),
-    iterations=100,
+    iterations=400,
     batch=1,
-    validate_every=20,
+    validate_every=40,
     learning_rate=3e-3,
     flips="none",
     device="cpu",
@@ -63,7 +63,7 @@ def cases(count: int) -> list[tuple[Volume, np.ndarray]]:
 def opened() -> tuple[napari.Viewer, TrainWidget]:
     """Return a window with three labelled scans, a fourth without labels, and the panel."""
     viewer = napari.Viewer(show=True)
-    viewer.window.resize(1500, 1350)
+    viewer.window.resize(1500, 1380)
     infos = {
         n: LabelInfo(name, c) for n, (name, c) in enumerate(zip(WANTED, COLOURS, strict=True), 1)
     }
@@ -96,7 +96,7 @@ def main() -> None:
     panel.look()
     wait_until(panel, lambda: panel.found is not None)
     panel.train()
-    wait_until(panel, lambda: len(panel.run.plot.dice) >= 4)
+    wait_until(panel, lambda: len(panel.run.plot.dice) >= 7)
     shoot(viewer, "train_running")
     wait_until(panel, lambda: not panel.desk.busy)
     print(panel.run.status.text())

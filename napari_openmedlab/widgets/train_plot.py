@@ -28,7 +28,7 @@ class TrainPlot(pyqtgraph.GraphicsLayoutWidget):
         self._loss = self.addPlot(row=0, col=0)
         self._dice = self.addPlot(row=1, col=0)
         self._loss.setLabel("left", "loss")
-        self._dice.setLabel("left", "held-out Dice")
+        self._dice.setLabel("left", "Dice")
         self._dice.setLabel("bottom", "iteration")
         self._dice.setXLink(self._loss)
         self._dice.setYRange(0, 1, padding=0.02)

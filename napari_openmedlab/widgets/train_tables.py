@@ -18,7 +18,7 @@ from napari_openmedlab.training.cases import CasesFound
 
 __all__ = ["CaseTable", "ClassTable"]
 
-_ROWS = 4
+_ROWS, _MOST_ROWS = 3, 6
 _GREY = QColor("#94a3b8")
 _WARNING = QColor("#f59e0b")
 _CHECKABLE = Qt.ItemFlag.ItemIsUserCheckable | Qt.ItemFlag.ItemIsEnabled
@@ -39,6 +39,7 @@ class _Table(QTableWidget):
         row = self.fontMetrics().height() + 8
         self.verticalHeader().setDefaultSectionSize(row)
         self.setMinimumHeight(row * (_ROWS + 1))
+        self.setMaximumHeight(row * (_MOST_ROWS + 1))
 
     def put(self, row: int, column: int, text: str, tip: str = "") -> QTableWidgetItem:
         """Write a cell and return it."""
