@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from napari.layers import Layer
+from napari.layers import Image, Layer
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
 from napari_openmedlab.bridge.layers import volume_of_layer, volume_to_layer_data
 from napari_openmedlab.bridge.positions import jump_to
 from napari_openmedlab.bridge.view import show_plane
-from napari_openmedlab.cohort.handing_over import cut, handed_box, prompts_for
+from napari_openmedlab.cohort.as_session import as_session, box_prompts
+from napari_openmedlab.cohort.handing_over import cut, handed_box
 from napari_openmedlab.cohort.records import ReviewState, StructureRecord
 from napari_openmedlab.cohort.review import Corrected, Reviewer
 from napari_openmedlab.errors import OpenMedLabError
@@ -26,8 +27,6 @@ from napari_openmedlab.geometry.labels import LabelPatch
 from napari_openmedlab.geometry.volume import Volume
 from napari_openmedlab.io.sidecar import LabelInfo
 from napari_openmedlab.models.contract import Prediction, Request
-from napari_openmedlab.models.localisation import Found
-from napari_openmedlab.session.objects import EngineChoice
 from napari_openmedlab.session.session import Session
 from napari_openmedlab.widgets.background import Background
 from napari_openmedlab.widgets.box_handles import BoxHandles
@@ -209,20 +208,21 @@ class ReviewDesk(QObject):
         reviewer = self.reviewer
         if reviewer is None:
             return
-        volume, labels, objects = found
+        volume, labels, _objects = found
+        record = reviewer.results.record(case)
+        assert record is not None
         data, keywords, _ = volume_to_layer_data(volume)
-        image = self._viewer.add_image(data, **{**keywords, "name": case})
+        image = Image(data, **{**keywords, "name": case})
+        sessions, layers = self._workplace.sessions, self._viewer.layers
         try:
-            session = Session(volume_of_layer(image), labels=labels.copy())
-            _name_objects(session, objects)
-            settings = reviewer.job.settings
-            if settings.engine:
-                session.choice = EngineChoice(settings.engine, settings.engine_options)
-            self._workplace.sessions.adopt(image, session)
+            shown = volume_of_layer(image)
+            session = as_session(shown, labels, record, reviewer.job.settings)
+            # Before the image is in the viewer: other panels would open a session of their own.
+            sessions.adopt(image, session)
         except OpenMedLabError as error:
-            self._viewer.layers.remove(image)
             self._fail(error)
             return
+        layers.insert(layers.index(sessions.labels_of(session)), image)
         handles = BoxHandles(self._viewer, image, session.volume)
         handles.moved.connect(self._on_wall)
         self._on = _OnDesk(case, image, session, labels, handles)
@@ -274,12 +274,11 @@ class ReviewDesk(QObject):
         assert self.reviewer is not None
         session, settings = on.session, self.reviewer.job.settings
         grid = session.volume.geometry
-        found = Found(row.name, row.box, parts=row.parts)
         try:
             if session.state.find(row.value) is None:
                 raise _gone(row.name)
             _wipe(session, row.value)
-            session.set_prompts(prompts_for(found, grid, settings), row.value)
+            session.set_prompts(box_prompts(row, grid, settings), row.value)
             request = session.request(row.value)
         except OpenMedLabError as error:
             self._fail(error)
@@ -314,15 +313,6 @@ class ReviewDesk(QObject):
 
 def _gone(name: str) -> OpenMedLabError:
     return OpenMedLabError(f"the object '{name}' was deleted; undo that, or add it in Segment")
-
-
-def _name_objects(session: Session, objects: dict[int, LabelInfo]) -> None:
-    """Give the session an object for every structure, found or not, under its own value."""
-    for value, info in sorted(objects.items()):
-        if session.state.find(value) is None:
-            session.add_object(info.name, info.colour)  # takes the smallest free value: this one
-        else:
-            session.update_object(value, name=info.name, colour=info.colour)
 
 
 def _wipe(session: Session, value: int) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from small_torsos import torso
 
+from napari_openmedlab.cohort.as_session import as_session
 from napari_openmedlab.cohort.library import Library
 from napari_openmedlab.cohort.review import Corrected, Reviewer
 from napari_openmedlab.cohort.run import run_cohort
@@ -18,8 +19,9 @@ from napari_openmedlab.cohort.training_pairs import add_pair
 from napari_openmedlab.errors import ReadError, SessionError
 from napari_openmedlab.evaluation.metrics import dice
 from napari_openmedlab.geometry.boxes import Box
+from napari_openmedlab.geometry.prompts import PromptSet
 from napari_openmedlab.io.api import read, read_labels
-from napari_openmedlab.session.session import Session
+from napari_openmedlab.session.workbench import run_once
 from napari_openmedlab.training.pairs import pair_folders
 
 
@@ -31,12 +33,9 @@ def reviewer(plan):
 
 def session_of(reviewer, case):
     """The session a panel makes of a case."""
-    volume, labels, objects = reviewer.open(case)
-    session = Session(volume, labels=labels)
-    for value, info in objects.items():
-        if session.state.find(value) is not None:
-            session.update_object(value, name=info.name, colour=info.colour)
-    return volume, session
+    volume, labels, _ = reviewer.open(case)
+    record = reviewer.results.record(case)
+    return volume, as_session(volume, labels, record, reviewer.job.settings)
 
 
 def test_the_least_certain_case_comes_first_and_words_take_cases_off_the_list(reviewer):
@@ -97,6 +96,36 @@ def test_a_moved_wall_is_kept_at_once_and_held(reviewer, plan):
     assert (held.start[0], held.stop[2]) == (3, 25)
     with pytest.raises(SessionError, match="no structure 'spleen'"):
         reviewer.set_box("patient11__ct", "spleen", {"left": 2})
+
+
+def test_a_click_corrects_a_mask_that_a_run_has_made(reviewer):
+    volume, session = session_of(reviewer, "patient11__ct")
+    assert not session.can_undo
+    row = reviewer.results.record("patient11__ct").structure("kidney")
+    kidney = session.get(row.value)
+    assert (kidney.name, kidney.engine) == ("kidney", "built-in")
+    assert kidney.prompts == kidney.answered != PromptSet()
+    before = session.labels.copy()
+    centre = np.rint(np.argwhere(before == row.value).mean(axis=0))
+    outside = kidney.prompts.with_click(volume.geometry.to_world(centre), positive=False)
+    session.set_prompts(outside, row.value)
+    request = session.request(row.value)
+    session.apply(run_once("built-in", volume, request), request, row.value)
+    assert session.labels[tuple(centre.astype(int))] != row.value
+    liver = reviewer.results.record("patient11__ct").structure("liver").value
+    assert np.array_equal(session.labels == liver, before == liver)
+    session.undo()
+    assert np.array_equal(session.labels, before)
+    assert not session.can_undo
+
+
+def test_a_structure_without_a_mask_is_an_object_too(plan):
+    run_cohort(replace(plan, settings=replace(plan.settings, engine="")))
+    _, session = session_of(Reviewer(plan.out), "patient11__ct")
+    assert [(o.id, o.name, o.voxels) for o in session.objects] == [
+        (1, "kidney", 0), (2, "liver", 0),
+    ]  # fmt: skip
+    assert all(o.prompts.boxes and o.answered is None for o in session.objects)
 
 
 def test_corrected_masks_take_the_place_of_the_old_ones(reviewer, plan):

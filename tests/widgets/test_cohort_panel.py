@@ -22,6 +22,7 @@ from napari_openmedlab.io.api import read, read_labels
 from napari_openmedlab.models import catalogue
 from napari_openmedlab.training.pairs import pair_folders
 from napari_openmedlab.widgets.box_handles import boundary_after, handles_on, outline_on
+from napari_openmedlab.widgets.tools import Tool
 
 pytestmark = pytest.mark.gui
 
@@ -205,9 +206,11 @@ def test_from_clicks_on_a_template_to_an_exported_cohort(
     assert words == {order[0]: "accepted", order[1]: "skipped", order[2]: "rejected"}
 
 
-def test_a_case_is_looked_at_corrected_and_put_to_use(viewer, make_cohort_panel, files, qtbot):
+def test_a_case_is_looked_at_corrected_and_put_to_use(
+    viewer, make_cohort_panel, make_panel, make_hand, files, qtbot
+):
     marked_library(files)
-    panel = make_cohort_panel(viewer)
+    panel, hand = make_cohort_panel(viewer), make_hand(viewer)
     run_cohort_in(panel, files, qtbot)
     review, desk = panel.review, panel.review.desk
     review.do("following")
@@ -230,13 +233,16 @@ def test_a_case_is_looked_at_corrected_and_put_to_use(viewer, make_cohort_panel,
     review.structures.select("kidney")
     assert desk.handles.points in viewer.layers
 
-    # the masks are those of the session that the Segment panel works on; paint is kept
-    assert panel.workplace.sessions.session_of(viewer.layers[case]) is session
-    layer = panel.workplace.sessions.labels_of(session)
-    value = next(o.id for o in session.objects if o.name == "kidney")
-    layer.selected_label, layer.mode, layer.brush_size = value, "paint", 1
-    layer.paint((2, 3, 4), value)
-    pump(100)
+    # the Segment panel works on the same session: a click outside corrects the mask
+    segment = make_panel(viewer)
+    assert segment.session is session
+    kidney = next(o for o in session.objects if o.name == "kidney")
+    session.set_active(kidney.id)
+    show_plane(viewer, "axial")
+    centre = np.rint(np.argwhere(session.labels == kidney.id).mean(axis=0)).astype(int)
+    segment.controller.choose_tool(Tool.CLICK)
+    hand.click(viewer.layers[case], centre, Qt.KeyboardModifier.ShiftModifier)
+    wait_for(qtbot, lambda: session.labels[tuple(centre)] != kidney.id, timeout=10_000)
 
     # one press: accepted, and a template; another: training data
     click(review.template)
@@ -244,7 +250,7 @@ def test_a_case_is_looked_at_corrected_and_put_to_use(viewer, make_cohort_panel,
     reviewer = desk.reviewer
     assert reviewer.row(case).status == "accepted"
     assert "kidney" in reviewer.results.review(case).corrected
-    assert reviewer.open(case)[1][2, 3, 4] == value
+    assert reviewer.open(case)[1][tuple(centre)] != kidney.id
     wait_for(qtbot, lambda: panel.templates.tree.topLevelItemCount() == 2)
     review.training.set_path(files / "training")
     click(review.pair)
@@ -252,6 +258,12 @@ def test_a_case_is_looked_at_corrected_and_put_to_use(viewer, make_cohort_panel,
     pairs, left_out = pair_folders(files / "training" / "images", files / "training" / "labels")
     assert [pair.name for pair in pairs] == [case]
     assert left_out == []
+
+    # the next case takes the place of this one, in the Segment panel too
+    review.do("following")
+    wait_for(qtbot, lambda: desk.case not in ("", case), timeout=10_000)
+    wait_for(qtbot, lambda: segment.session is desk.session)
+    assert len(panel.workplace.sessions.sessions) == 1
 
 
 def test_cancel_keeps_what_is_finished_and_run_goes_on(viewer, make_cohort_panel, files, qtbot):
