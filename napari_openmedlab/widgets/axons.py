@@ -285,8 +285,9 @@ class AxonsWidget(QWidget):
     def _on_planned(self, plan: Plan) -> None:
         work = len(plan.blocks) - len(plan.skipped)
         folder = Path(self.go.folder.text().strip() or Path.home())
+        skipped = f" ({len(plan.skipped)} more are background)" if plan.skipped else ""
         self.go.takes.setText(
-            f"{work} blocks ({len(plan.skipped)} more are background), about "
+            f"{work} blocks{skipped}, about "
             f"{time_text(plan.seconds)}, {size_text(plan.memory)} of memory, at most "
             f"{size_text(plan.disk)} on the disk ({size_text(plan.free_disk(folder))} free)."
         )
