@@ -103,7 +103,7 @@ class _Handing:
             self._flag.set()
             self._client.cancel(list(self._out), force=True)
             self._out.clear()
-        self._client.run(_release)
+        self._client.run(_release, on_error="ignore")
 
     def _hand_out(self) -> bool:
         """Hand out as much as the workers can take; return whether there is more."""
@@ -132,6 +132,11 @@ class _Handing:
             parcel = future.result()
             future.release()
             return Delivery(parcel.record, parcel.write, parcel.unchanged)
+        if future.status in ("cancelled", "lost"):
+            raise EngineError(
+                "the connection to the Dask scheduler was lost; what is finished stays, run it "
+                "again to go on"
+            )
         error = future.exception() if future.status == "error" else None
         if isinstance(error, Cancelled):
             raise error

@@ -1,7 +1,8 @@
 """One case on the desk: its scan, masks and boxes in the viewer, and what is done with them.
 
 The masks are objects of an ordinary session, so that every prompt of the Segment panel corrects
-them. What was changed is written to the case's folder before the next case is opened.
+them. What was changed is written to the case's folder a few seconds after the last change, and
+before the next case is opened.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from napari.layers import Image, Layer
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_openmedlab.bridge.layers import volume_of_layer, volume_to_layer_data
 from napari_openmedlab.bridge.positions import jump_to
@@ -33,6 +34,8 @@ from napari_openmedlab.widgets.box_handles import BoxHandles
 from napari_openmedlab.widgets.workplace import Workplace
 
 __all__ = ["ReviewDesk"]
+
+_SAVE_AFTER_MS = 3000  # of quiet after a change of the masks
 
 Opened = tuple[Volume, NDArray[np.uint16], dict[int, LabelInfo]]
 
@@ -80,6 +83,10 @@ class ReviewDesk(QObject):
         self._viewer, self._workplace, self._background = viewer, workplace, background
         self.reviewer: Reviewer | None = None
         self._on: _OnDesk | None = None
+        self.saver = QTimer(self)
+        self.saver.setSingleShot(True)
+        self.saver.setInterval(_SAVE_AFTER_MS)
+        self.saver.timeout.connect(lambda: self.save(_nothing))
 
     @property
     def case(self) -> str:
@@ -130,7 +137,8 @@ class ReviewDesk(QObject):
             self.changed.emit(case)
             then()
 
-        self.said.emit(f"Saving {', '.join(names)} ...", "busy")
+        if then is not _nothing:
+            self.said.emit(f"Saving {', '.join(names)} ...", "busy")
         self._background.run(
             lambda _bench, _monitor: reviewer.keep_masks(case, volume, kept), done, self._fail
         )
@@ -174,6 +182,7 @@ class ReviewDesk(QObject):
         on, self._on = self._on, None
         if on is None:
             return
+        self._stop_saving(on)
         sessions = self._workplace.sessions
         on.handles.close()
         if on.session in sessions.sessions:
@@ -199,6 +208,7 @@ class ReviewDesk(QObject):
         on, self._on = self._on, None
         if on is None:
             return
+        self._stop_saving(on)
         if not _changed(on):
             self._workplace.note_saved(on.session)  # then its autosave is not offered again
         on.handles.close(remove=remove)
@@ -223,12 +233,20 @@ class ReviewDesk(QObject):
             self._fail(error)
             return
         layers.insert(layers.index(sessions.labels_of(session)), image)
+        session.labels_changed.connect(self._on_labels)
         handles = BoxHandles(self._viewer, image, session.volume)
         handles.moved.connect(self._on_wall)
         self._on = _OnDesk(case, image, session, labels, handles)
         show_plane(self._viewer, "axial")
         self.said.emit(f"{case} is open.", "info")
         self.opened.emit(case)
+
+    def _on_labels(self, _box: Any) -> None:
+        self.saver.start()
+
+    def _stop_saving(self, on: _OnDesk) -> None:
+        self.saver.stop()
+        on.session.labels_changed.disconnect(self._on_labels, missing_ok=True)
 
     def _fail(self, error: OpenMedLabError) -> None:
         self.said.emit(str(error), "error")
@@ -244,7 +262,13 @@ class ReviewDesk(QObject):
         if on.session.state.find(row.value) is not None:
             on.session.set_active(row.value)
         on.handles.show(row.box if row.found else None, structure)
-        if row.found:
+        if not row.found:
+            self.said.emit(
+                f"{structure} was not found here. If it is there, mark it with the Segment panel: "
+                "its object is the active one.",
+                "unsure",
+            )
+        else:
             middle = (np.array(row.box.start) + np.array(row.box.stop) - 1) / 2
             jump_to(self._viewer, on.image, [float(v) for v in np.rint(middle)])
 
@@ -309,6 +333,10 @@ class ReviewDesk(QObject):
         text = f"{row.name}: {size} voxels. {notes}" if size else f"{row.name}: nothing found."
         self.said.emit(text.strip(), "done" if size else "unsure")
         self.changed.emit(on.case)
+
+
+def _nothing() -> None:
+    """Go on as before."""
 
 
 def _gone(name: str) -> OpenMedLabError:

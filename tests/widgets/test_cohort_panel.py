@@ -244,13 +244,16 @@ def test_a_case_is_looked_at_corrected_and_put_to_use(
     hand.click(viewer.layers[case], centre, Qt.KeyboardModifier.ShiftModifier)
     wait_for(qtbot, lambda: session.labels[tuple(centre)] != kidney.id, timeout=10_000)
 
+    # what was changed is saved by itself, soon after
+    reviewer = desk.reviewer
+    desk.saver.start(50)
+    wait_for(qtbot, lambda: reviewer.results.review(case).corrected == ("kidney",))
+    assert reviewer.open(case)[1][tuple(centre)] != kidney.id
+
     # one press: accepted, and a template; another: training data
     click(review.template)
     wait_for(qtbot, lambda: len(panel.templates.library.entries) == 2, timeout=10_000)
-    reviewer = desk.reviewer
     assert reviewer.row(case).status == "accepted"
-    assert "kidney" in reviewer.results.review(case).corrected
-    assert reviewer.open(case)[1][tuple(centre)] != kidney.id
     wait_for(qtbot, lambda: panel.templates.tree.topLevelItemCount() == 2)
     review.training.set_path(files / "training")
     click(review.pair)
