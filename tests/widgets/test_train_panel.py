@@ -280,3 +280,15 @@ def test_scans_without_labels_become_start_weights(viewer, panel, qtbot, monkeyp
     assert not stopped_runs()
     starts = [panel.model.start.itemText(n) for n in range(panel.model.start.count())]
     assert "night (pre-trained)" in starts
+
+
+def test_a_window_closed_during_a_run_ends_it_cleanly(viewer, panel, qtbot, monkeypatch):
+    add_case(viewer, 0)
+    shorten(panel, monkeypatch, iterations=50_000, validate_every=50_000)
+    monkeypatch.setattr(train_desk, "TrainingProcess", InAThread)
+    press(panel.run.start)
+    wait_for(qtbot, lambda: bool(panel.run.plot.losses), LONG)
+    viewer.close()
+    pump()
+    (stopped,) = stopped_runs()
+    assert stopped.state.iteration > 0
