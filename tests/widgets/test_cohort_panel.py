@@ -17,6 +17,9 @@ from napari_openmedlab.bridge.view import show_plane
 from napari_openmedlab.cohort.library import Library
 from napari_openmedlab.cohort.marks import marks_from_labels
 from napari_openmedlab.cohort.results import Results
+from napari_openmedlab.cohort.review import Reviewer
+from napari_openmedlab.cohort.run import Plan, run_cohort
+from napari_openmedlab.cohort.settings import Settings
 from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.io.api import read, read_labels
 from napari_openmedlab.models import catalogue
@@ -357,6 +360,36 @@ def test_closing_the_dock_in_the_middle_of_a_run_ends_it(viewer, make_cohort_pan
     pump(300)
     viewer.window.remove_dock_widget(panel)
     pump()
+
+
+@pytest.mark.parametrize("close", ["dock", "window"])
+def test_what_was_painted_is_saved_when_the_panel_goes(
+    viewer, make_cohort_panel, files, qtbot, close
+):
+    library = marked_library(files)
+    settings = Settings("proportional", engine="brittle")
+    run_cohort(Plan(files / "scans", files / "out", library.templates(), settings))
+    panel = make_cohort_panel(viewer)
+    panel.review.out.set_path(files / "out")
+    desk = panel.review.desk
+    desk.open("case11")
+    wait_for(qtbot, lambda: desk.case == "case11")
+    layer = panel.workplace.sessions.labels_of(desk.session)
+    layer.brush_size = 1
+    layer.paint((2, 3, 4), 1)
+    pump(100)
+    assert desk.session.labels[2, 3, 4] == 1
+    handles = desk.handles.points
+    if close == "dock":
+        viewer.window.remove_dock_widget(panel)
+        pump()
+        assert handles not in viewer.layers
+        assert "case11" in viewer.layers  # the scan and its objects stay
+    else:
+        viewer.close()
+    again = Reviewer(files / "out")
+    assert again.open("case11")[1][2, 3, 4] == 1
+    assert again.results.review("case11").corrected
 
 
 # -- boxes on slices -----------------------------------------------------------------------
