@@ -1,4 +1,4 @@
-"""Batches for the training loop, drawn ahead in a helper thread.
+"""Batches for the training loop, drawn ahead in helper threads.
 
 All chance of a patch comes from the run's seed, the iteration and the patch's number in its
 batch. So a run gives the same patches in one go or in parts, and nothing about chance has to be
@@ -7,6 +7,7 @@ kept on the disk.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,13 +19,15 @@ from numpy.typing import NDArray
 
 __all__ = ["Batches", "Samples", "generator"]
 
-_AHEAD = 2  # batches drawn while the network computes
+_AHEAD = 2  # batches drawn for each helper thread while the network computes
+_CORES_EACH = 4  # the network needs the others
+_MOST_HELPERS = 4
 
 Batch = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
 
 class Samples(Protocol):
-    """Where patches come from. Called from a helper thread; must not keep state."""
+    """Where patches come from. Called from helper threads; must not keep state."""
 
     def draw(self, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Return a patch (C, z, y, x) and its classes (z, y, x); all chance comes from ``rng``."""
@@ -38,14 +41,16 @@ def generator(seed: int, iteration: int, number: int) -> np.random.Generator:
 class Batches:
     """Yields (B, C, z, y, x) images and (B, z, y, x) classes of the iterations from ``first``.
 
-    A context manager: its thread ends with the block. Errors of ``samples`` come out where the
+    A context manager: its threads end with the block. Errors of ``samples`` come out where the
     batch is taken.
     """
 
     def __init__(self, samples: Samples, seed: int, size: int, first: int, last: int) -> None:
         self._samples, self._seed, self._size = samples, seed, size
         self._range = range(first, last)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="openmedlab-batches")
+        helpers = max(1, min(_MOST_HELPERS, (os.cpu_count() or 1) // _CORES_EACH))
+        self._ahead = _AHEAD * helpers
+        self._pool = ThreadPoolExecutor(helpers, thread_name_prefix="openmedlab-batches")
 
     def __enter__(self) -> Batches:
         return self
@@ -62,7 +67,7 @@ class Batches:
         waiting: deque[Future[Any]] = deque()
         coming = iter(self._range)
         for _ in self._range:
-            while len(waiting) < _AHEAD and (number := next(coming, None)) is not None:
+            while len(waiting) < self._ahead and (number := next(coming, None)) is not None:
                 waiting.append(self._pool.submit(self._draw, number))
             yield waiting.popleft().result()
 
