@@ -16,7 +16,7 @@ from napari.layers import Image, Layer
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_openmedlab.bridge.layers import volume_of_layer, volume_to_layer_data
+from napari_openmedlab.bridge.layers import volume_to_layer_data
 from napari_openmedlab.bridge.positions import jump_to
 from napari_openmedlab.bridge.view import show_plane
 from napari_openmedlab.cohort.as_session import as_session, box_prompts
@@ -26,7 +26,6 @@ from napari_openmedlab.cohort.review import Corrected, Reviewer
 from napari_openmedlab.errors import OpenMedLabError
 from napari_openmedlab.geometry.labels import LabelPatch
 from napari_openmedlab.geometry.volume import Volume
-from napari_openmedlab.io.sidecar import LabelInfo
 from napari_openmedlab.models.contract import Prediction, Request
 from napari_openmedlab.session.session import Session
 from napari_openmedlab.widgets.background import Background
@@ -37,7 +36,7 @@ __all__ = ["ReviewDesk"]
 
 _SAVE_AFTER_MS = 3000  # of quiet after a change of the masks
 
-Opened = tuple[Volume, NDArray[np.uint16], dict[int, LabelInfo]]
+Opened = tuple[Volume, NDArray[np.uint16], Session]
 
 
 @dataclass(eq=False)
@@ -114,7 +113,7 @@ class ReviewDesk(QObject):
         def read() -> None:
             self.said.emit(f"Opening {case} ...", "busy")
             self._background.run(
-                lambda _bench, _monitor: reviewer.open(case),
+                lambda _bench, _monitor: _read(reviewer, case),
                 lambda found: self._put(case, found),
                 self._fail,
             )
@@ -215,18 +214,11 @@ class ReviewDesk(QObject):
 
     def _put(self, case: str, found: Opened) -> None:
         self.clear()
-        reviewer = self.reviewer
-        if reviewer is None:
-            return
-        volume, labels, _objects = found
-        record = reviewer.results.record(case)
-        assert record is not None
+        volume, labels, session = found
         data, keywords, _ = volume_to_layer_data(volume)
         image = Image(data, **{**keywords, "name": case})
         sessions, layers = self._workplace.sessions, self._viewer.layers
         try:
-            shown = volume_of_layer(image)
-            session = as_session(shown, labels, record, reviewer.job.settings)
             # Before the image is in the viewer: other panels would open a session of their own.
             sessions.adopt(image, session)
         except OpenMedLabError as error:
@@ -333,6 +325,14 @@ class ReviewDesk(QObject):
         text = f"{row.name}: {size} voxels. {notes}" if size else f"{row.name}: nothing found."
         self.said.emit(text.strip(), "done" if size else "unsure")
         self.changed.emit(on.case)
+
+
+def _read(reviewer: Reviewer, case: str) -> Opened:
+    """Return scan, masks as on disk, and a session of them; takes seconds, so not in the window."""
+    volume, labels, _ = reviewer.open(case)
+    record = reviewer.results.record(case)
+    assert record is not None
+    return volume, labels, as_session(volume, labels, record, reviewer.job.settings)
 
 
 def _nothing() -> None:
