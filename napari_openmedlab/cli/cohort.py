@@ -121,6 +121,8 @@ def cohort(  # noqa: PLR0913  (a command has one parameter per option)
         one_file_per_structure=one_file_per_structure,
     )
     library = Library.open(templates)
+    for problem in library.problems:
+        typer.echo(f"Note: {problem}", err=True)
     marked = library.templates(settings.structures, slab_interval=sub_patches)
     plan = Plan(folder, out, marked, settings, templates, scheduler)
     with working(f"cohort {folder.name or folder}") as monitor:

@@ -78,7 +78,10 @@ def localize(  # noqa: PLR0913  (a command has one parameter per option)
     settings = Settings(chosen, localizer_options(chosen, option or [], flags), engine="")
     _check_out(out)
     settings.check()
-    marked = Library.open(templates).templates(names_in(structures), slab_interval=sub_patches)
+    library = Library.open(templates)
+    for problem in library.problems:
+        typer.echo(f"Note: {problem}", err=True)
+    marked = library.templates(names_in(structures), slab_interval=sub_patches)
     wanted = structures_of(marked, names_in(structures))
     with working(f"reading {image.name or image}"):
         volume = read(image, series=series, index=index)

@@ -126,6 +126,18 @@ def test_cohort_says_what_is_wrong(cohort_files, openmedlab, arguments, code, te
     assert not (cohort_files / "out" / "cases").exists()
 
 
+def test_a_damaged_template_is_named_and_the_others_serve(cohort_files, openmedlab):
+    library = Library.open(cohort_files / "templates")
+    image, labels = torso(4)
+    volume = read(save(cohort_files / "second.nii.gz", image))
+    added = library.add(volume, marks_from_labels(labels, {1: "liver"}, volume.geometry))
+    (cohort_files / "templates" / "templates" / added.entry.id / "template.json").write_text("{")
+    done = cohort(openmedlab, cohort_files)
+    assert done.code == 0, done.err
+    assert "Note:" in done.err
+    assert "2 done now" in done.out
+
+
 def test_a_cohort_of_which_nothing_can_be_finished_fails(cohort_files, openmedlab):
     for seed in (2, 3):
         (cohort_files / "scans" / f"scan{seed}.nii.gz").write_bytes(b"no")
