@@ -244,7 +244,8 @@ def make_plan(
     region = _checked(settings.region or source.whole, source)
     settings = replace(settings, options=MappingProxyType(options), region=region)
     layout = engine.layout(options)
-    found = survey(source, region, settings.normalisation, monitor)
+    # Of the whole volume, so that previews and runs of any region agree.
+    found = survey(source, source.whole, settings.normalisation, monitor)
     if intensity is not None:
         found = replace(found, intensity=intensity)
     blocks = blocks_of(region, layout)

@@ -95,13 +95,12 @@ def preview(
     ----------
     source : Source
     settings : Settings
-        Its region is what grey values are surveyed in.
     engine : BlockEngine
     box : Box
         Is cut to the volume.
     monitor : Monitor
     known : Survey, optional
-        From an earlier preview with the same normalisation and region; saves the survey.
+        From an earlier preview with the same normalisation; saves the survey.
 
     Raises
     ------
@@ -123,8 +122,7 @@ def preview(
     if layout.slabs:  # a preview shows what is found, not upstream's seams
         layout = engine.layout({**options, "stitching": "cores"})
         options = {**options, "stitching": "cores"}
-    region = settings.region or source.whole
-    found = known or survey(source, region, settings.normalisation, monitor)
+    found = known or survey(source, source.whole, settings.normalisation, monitor)
     settings = replace(
         settings, options=MappingProxyType(options), region=box, skip_background=False
     )

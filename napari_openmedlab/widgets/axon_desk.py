@@ -98,7 +98,7 @@ class AxonDesk(QObject):
         def work(monitor: Monitor) -> tuple[Preview, str]:
             engine = self._loaded(settings.engine)
             where = box if box is not None else box_around(source, settings, engine, at or ())
-            key = (id(source.volume.array), settings.region, settings.normalisation)
+            key = (id(source.volume.array), settings.normalisation)
             known = self._surveys.get(key)
             found = preview(source, settings, engine, where, monitor, known)
             self._surveys = {key: found.survey}

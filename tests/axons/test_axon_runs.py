@@ -385,3 +385,26 @@ def test_killed_in_the_middle_it_goes_on_bit_for_bit(tmp_path):
     assert {n: after[n] for n in before} == before  # finished blocks were not done again
     assert len(journal.read_text().splitlines()) == len(plan.blocks) + 1
     assert results.labels[:].any()
+
+
+def test_a_preview_shows_what_a_run_of_any_region_finds(source, tmp_path):
+    from napari_openmedlab.axons.preview import box_around, preview
+
+    region = Box((8, 8, 8), (37, 50, 44))
+    _, results = ran(source, tmp_path / "out", region=region)
+    engine, settings = load_engine("smooth"), Settings("smooth", region=region)
+    box = box_around(source, settings, engine, (20, 30, 30))
+    assert box.contains_index((20, 30, 30))
+    found = preview(source, settings, engine, box, Monitor())
+    shared = box.intersection(region)
+    np.testing.assert_array_equal(
+        found.probability[shared.relative_to(box).slices],
+        results.probability[shared.relative_to(region).slices],
+    )
+    again = preview(source, settings, engine, box, Monitor(), found.survey)
+    np.testing.assert_array_equal(again.probability, found.probability)
+    np.testing.assert_array_equal(found.labels(0.5), found.probability >= 128)
+    with pytest.raises(GeometryError, match="the cursor is outside brain"):
+        box_around(source, settings, engine, (20, 30, 99))
+    with pytest.raises(GeometryError, match="lies outside"):
+        preview(source, settings, engine, Box((90,) * 3, (95,) * 3), Monitor())
