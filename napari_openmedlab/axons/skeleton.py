@@ -208,13 +208,39 @@ def _thinned(
     pieces, offset = counter.add(shared, box)
     if not region[core].any():
         return None
-    from skimage.morphology import skeletonize
-
-    thin = skeletonize(region, method="lee")[core] != 0
+    thin = _thin(region)[core]
     places = np.argwhere(thin)
     points = (places + np.array(box.start)).astype(np.int32)
     radii = radii_at(region, places + np.array(start), spacing, halo)
     return _Found(points, radii, pieces[tuple(places.T)].astype(np.int64) + offset)
+
+
+def _thin(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Thin a block; no piece vanishes.
+
+    The thinning takes straight bars with an even number of voxels across in both directions away
+    altogether. Such a piece is thinned again one voxel thicker, when it has a middle.
+    """
+    from scipy import ndimage
+    from skimage.morphology import skeletonize
+
+    thin: NDArray[np.bool_] = skeletonize(region, method="lee") != 0
+    pieces, count = ndimage.label(region, structure=np.ones((3, 3, 3)))
+    there = np.zeros(count + 1, dtype=bool)
+    there[pieces[thin]] = True
+    there[0] = True
+    if there.all():
+        return thin
+    places = ndimage.find_objects(pieces)
+    for number in np.flatnonzero(~there):
+        place = places[number - 1]
+        piece = np.pad(pieces[place] == number, 2)
+        thicker = piece.copy()
+        for axis in range(3):
+            thicker |= np.roll(thicker, 1, axis=axis)
+        found = (skeletonize(thicker, method="lee") != 0) & piece
+        thin[place] |= found[2:-2, 2:-2, 2:-2]
+    return thin
 
 
 def _gathered(

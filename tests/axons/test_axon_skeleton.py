@@ -121,3 +121,14 @@ def test_the_grid_of_blocks_covers_everything_once():
     for box in block_grid(seen.shape, (2, 3, 4)):
         seen[box.slices] += 1
     assert (seen == 1).all()
+
+
+@pytest.mark.parametrize("width", [2, 3, 4, 6])
+def test_a_straight_bar_of_even_width_does_not_vanish(width):
+    mask = np.zeros((20, 20, 60), dtype=bool)
+    mask[4 : 4 + width, 4 : 4 + width, 5:45] = True
+    whole = skeletonise(mask)
+    assert len(whole.points) >= 40 - width
+    assert mask[tuple(whole.points.T)].all()
+    blocks = skeletonise(mask, settings=SkeletonSettings(core=(20, 20, 16), halo=12))
+    np.testing.assert_array_equal(blocks.points, whole.points)
