@@ -10,25 +10,28 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from napari_openmedlab import __version__
-from napari_openmedlab.errors import ReadError, WriteError
-from napari_openmedlab.io.atomic import sentence
-from napari_openmedlab.models.checkpoints.disk import read_json, write_json
+from napari_openmedlab.errors import ReadError
 from napari_openmedlab.models.checkpoints.records import slug
 from napari_openmedlab.models.contract import Monitor
-from napari_openmedlab.models.finetuned import ModelCard, Provenance, write_model
+from napari_openmedlab.models.finetuned import ModelCard, write_model
 from napari_openmedlab.training.cases import CasesFound
 from napari_openmedlab.training.events import Control, Event, Note, OnEvent, Step
 from napari_openmedlab.training.loop import LoopResult, Task, run_loop
-from napari_openmedlab.training.plan import Plan, make_plan, plan_from_json
-from napari_openmedlab.training.prepared import drop_cases, open_cases, prepare_cases
+from napari_openmedlab.training.plan import Plan, make_plan
+from napari_openmedlab.training.prepared import drop_cases, open_cases
 from napari_openmedlab.training.run import Finished, RunState
-from napari_openmedlab.training.run_folder import RUN, STATE, history_of, last_iteration
+from napari_openmedlab.training.run_folder import PLAN, STATE, history_of, last_iteration
 from napari_openmedlab.training.settings import TrainSettings
+from napari_openmedlab.training.shared import (
+    prepare_folder,
+    provenance_of,
+    read_plan,
+    start_network,
+    write_plan,
+)
 
 __all__ = [
     "PLAN",
@@ -42,9 +45,7 @@ __all__ = [
 ]
 
 PUBLISHED_ITERATIONS = 80_000
-PLAN = "pretraining.json"
 
-_FORMAT = 1
 _VALIDATE_EVERY, _PATIENCE = 1000, 20_000  # of the published lung demo
 
 
@@ -132,21 +133,8 @@ def begin_pretraining(
         As :func:`pretrain`.
     """
     monitor, tell = monitor or Monitor(), on_event or (lambda _: None)
-    if (folder / PLAN).exists() or (folder / RUN).exists():
-        raise WriteError(
-            f"there is a run in {folder} already: go on with it, or choose another folder", folder
-        )
-    plan = plan_pretraining(found, settings)
-    for note in plan.notes:
-        tell(Note(note))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(sentence(error, folder.parent), folder) from error
-    by_name = {checked.case.name: checked for checked in found.cases}
-    ordered = [by_name[name] for name in (*plan.train, *plan.held_out)]
-    prepare_cases(ordered, plan.preprocessing, plan.classes, folder, monitor)
-    _write(folder, plan, finished=False)
+    plan = prepare_folder(found, lambda: plan_pretraining(found, settings), folder, monitor, tell)
+    write_plan(folder / PLAN, plan, finished=False)
     return plan
 
 
@@ -172,7 +160,7 @@ def resume_pretraining(
     CheckpointError, EngineError, WriteError, Cancelled
         As :func:`pretrain`.
     """
-    plan, finished = _read(folder)
+    plan, finished = read_plan(folder / PLAN)
     if finished:
         raise ReadError(f"the pre-training in {folder} is finished already", folder)
     return _go(folder, plan, monitor or Monitor(), control, on_event or (lambda _: None))
@@ -192,7 +180,7 @@ def _go(
         path = folder / "model-state.safetensors"
     card = _card(plan, result)
     write_model(path, task.network.state_dict(), card)
-    _write(folder, plan, finished=True)
+    write_plan(folder / PLAN, plan, finished=True)
     drop_cases(folder)
     notes = (*plan.notes, *result.notes, f"Start weights of iteration {result.chosen}.")
     return Finished(path, card, result.dice, result.chosen, result.seconds, notes)
@@ -200,17 +188,11 @@ def _go(
 
 def _task(folder: Path, plan: Plan, tell: OnEvent) -> tuple[Task, Plan]:
     from napari_openmedlab.training.mixtures import HeldOutMixtures, Mixtures
-    from napari_openmedlab.training.transfer import fresh_network, take_over
 
-    network = fresh_network(plan.network, plan.variant, plan.loop.seed)
-    if plan.init and not (folder / STATE).exists():
-        from napari_openmedlab.models.checkpoints.store import ModelStore
-
-        weights = ModelStore().load(plan.init).state_dict()
-        start = take_over(network, plan.network, weights, plan.init)
-        tell(Note(f"Started from '{plan.init}': {start}."))
-        plan = replace(plan, kept=start.kept)
-        _write(folder, plan, finished=False)
+    network, taken = start_network(plan, folder, tell)
+    if taken is not None:
+        plan = replace(plan, kept=taken)
+        write_plan(folder / PLAN, plan, finished=False)
     cases = open_cases(folder)
     train, held_out = cases[: len(plan.train)], cases[len(plan.train) :]
     patch = plan.preprocessing.patch
@@ -229,7 +211,7 @@ def look_pretraining(folder: Path) -> RunState | None:
     """Return what lies in a run's folder; ``None`` if there is none. Loads no torch."""
     if not (folder / PLAN).exists():
         return None
-    plan, finished = _read(folder)
+    plan, finished = read_plan(folder / PLAN)
     losses, dice = history_of(folder)
     return RunState(plan, last_iteration(folder), losses, dice, finished)
 
@@ -261,36 +243,10 @@ def until(hours: float, control: Control, tell: OnEvent) -> OnEvent:
 
 
 def _card(plan: Plan, result: LoopResult) -> ModelCard:
-    import torch
-
-    provenance = Provenance(
-        cases=len(plan.train),
-        held_out=len(plan.held_out),
-        init=plan.init,
-        init_sha256=plan.init_sha256,
-        iterations=result.chosen,
-        seed=plan.loop.seed,
-        held_out_dice=_rounded(result.dice),
-        finished=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
-        versions={"napari-openmedlab": __version__, "torch": torch.__version__},
-        settings={"method": "Volume Fusion", **plan.as_json()["loop"]},
-    )
+    settings = {"method": "Volume Fusion", **plan.as_json()["loop"]}
+    provenance = provenance_of(plan, result.chosen, _rounded(result.dice), settings)
     return replace(plan.card(), kind="pretext", classes=(), provenance=provenance)
 
 
 def _rounded(dice: Mapping[str, float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in dice.items()}
-
-
-def _read(folder: Path) -> tuple[Plan, bool]:
-    path = folder / PLAN
-    if not path.exists():
-        raise ReadError(f"there is no pre-training in {folder}", folder)
-    found = read_json(path)
-    if found.get("format") != _FORMAT or not isinstance(found.get("plan"), dict):
-        raise ReadError(f"{path} was written by a newer version, or is no pre-training", path)
-    return plan_from_json(found["plan"]), bool(found.get("finished"))
-
-
-def _write(folder: Path, plan: Plan, *, finished: bool) -> None:
-    write_json(folder / PLAN, {"format": _FORMAT, "finished": finished, "plan": plan.as_json()})

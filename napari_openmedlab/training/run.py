@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from napari_openmedlab import __version__
-from napari_openmedlab.errors import ReadError, SettingsError, WriteError
-from napari_openmedlab.io.atomic import sentence
-from napari_openmedlab.models.checkpoints.disk import read_json, write_json
+from napari_openmedlab.errors import ReadError, SettingsError
 from napari_openmedlab.models.checkpoints.records import slug
 from napari_openmedlab.models.contract import Monitor
-from napari_openmedlab.models.finetuned import ModelCard, Provenance, read_card, write_model
+from napari_openmedlab.models.finetuned import ModelCard, read_card, write_model
 from napari_openmedlab.training.cases import CasesFound
 from napari_openmedlab.training.events import Control, Note, OnEvent
 from napari_openmedlab.training.loop import LoopResult, Task, run_loop
-from napari_openmedlab.training.plan import Plan, make_plan, plan_from_json
-from napari_openmedlab.training.prepared import drop_cases, open_cases, prepare_cases
+from napari_openmedlab.training.plan import Plan, make_plan
+from napari_openmedlab.training.prepared import drop_cases, open_cases
 from napari_openmedlab.training.run_folder import (
     BEST,
     RUN,
@@ -29,10 +25,15 @@ from napari_openmedlab.training.run_folder import (
     state_facts,
 )
 from napari_openmedlab.training.settings import TrainSettings
+from napari_openmedlab.training.shared import (
+    prepare_folder,
+    provenance_of,
+    read_plan,
+    start_network,
+    write_plan,
+)
 
 __all__ = ["Finished", "RunState", "begin", "finish", "look", "resume", "train"]
-
-_FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,21 +146,8 @@ def begin(
         As :func:`train`.
     """
     monitor, tell = monitor or Monitor(), on_event or (lambda _: None)
-    if (folder / RUN).exists():
-        raise WriteError(
-            f"there is a run in {folder} already: go on with it, or choose another folder", folder
-        )
-    plan = make_plan(found, settings)
-    for note in plan.notes:
-        tell(Note(note))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(sentence(error, folder.parent), folder) from error
-    by_name = {checked.case.name: checked for checked in found.cases}
-    ordered = [by_name[name] for name in (*plan.train, *plan.held_out)]
-    prepare_cases(ordered, plan.preprocessing, plan.classes, folder, monitor)
-    _write_run(folder, plan, finished=False)
+    plan = prepare_folder(found, lambda: make_plan(found, settings), folder, monitor, tell)
+    write_plan(folder / RUN, plan, finished=False)
     return plan
 
 
@@ -192,13 +180,13 @@ def resume(
         As :func:`train`.
     """
     monitor, tell = monitor or Monitor(), on_event or (lambda _: None)
-    plan, finished = _read_run(folder)
+    plan, finished = read_plan(folder / RUN)
     if finished:
         tell(Note("The run was finished already."))
         return _finished(folder, plan)
     if changes:
         plan = replace(plan, loop=_changed(plan, changes))
-        _write_run(folder, plan, finished=False)
+        write_plan(folder / RUN, plan, finished=False)
     return _go(folder, plan, monitor, control, tell)
 
 
@@ -213,7 +201,7 @@ def finish(folder: Path, which: Literal["best", "last"] = "best") -> Finished:
     from napari_openmedlab.training.state import read_state, weights_of
     from napari_openmedlab.training.transfer import fresh_network
 
-    plan, _ = _read_run(folder)
+    plan, _ = read_plan(folder / RUN)
     path = folder / BEST
     if which == "last" or not path.exists():
         path = folder / STATE
@@ -232,7 +220,7 @@ def look(folder: Path) -> RunState | None:
     """Return what lies in a run's folder; ``None`` if there is no run. Loads no torch."""
     if not (folder / RUN).exists():
         return None
-    plan, finished = _read_run(folder)
+    plan, finished = read_plan(folder / RUN)
     losses, dice = history_of(folder)
     return RunState(plan, last_iteration(folder), losses, dice, finished)
 
@@ -245,7 +233,7 @@ def _go(
     result = run_loop(task, plan.loop, folder, monitor=monitor, control=control, on_event=tell)
     told = (result.chosen, dict(result.dice), result.seconds, _notes(result, plan))
     done = _model(folder, plan, task.network, told)
-    _write_run(folder, plan, finished=True)
+    write_plan(folder / RUN, plan, finished=True)
     del task  # mapped files can't be deleted on Windows
     drop_cases(folder)
     return done
@@ -253,21 +241,14 @@ def _go(
 
 def _task(folder: Path, plan: Plan, tell: OnEvent) -> Task:
     from napari_openmedlab.training.sampling import Patches
-    from napari_openmedlab.training.transfer import fresh_network, take_over
     from napari_openmedlab.training.validation import HeldOut
 
-    network = fresh_network(plan.network, plan.variant, plan.loop.seed)
+    network, taken = start_network(plan, folder, tell)
     network.deep_supervision = True
     kept = plan.kept
-    if plan.init and not (folder / STATE).exists():
-        from napari_openmedlab.models.checkpoints.store import ModelStore
-
-        start = take_over(
-            network, plan.network, ModelStore().load(plan.init).state_dict(), plan.init
-        )
-        tell(Note(f"Started from '{plan.init}': {start}."))
-        kept = start.kept
-        _write_run(folder, replace(plan, kept=kept), finished=False)
+    if taken is not None:
+        kept = taken
+        write_plan(folder / RUN, replace(plan, kept=kept), finished=False)
     cases = open_cases(folder)
     train, held_out = cases[: len(plan.train)], cases[len(plan.train) :]
     patches = Patches(train, plan.preprocessing.patch, plan.foreground, plan.flips, plan.contrast)
@@ -302,21 +283,8 @@ def _model(
     told: tuple[int, dict[str, float], float, tuple[str, ...]],
 ) -> Finished:
     """Write weights and card; return the finished model."""
-    import torch
-
     iteration, dice, seconds, notes = told
-    provenance = Provenance(
-        cases=len(plan.train),
-        held_out=len(plan.held_out),
-        init=plan.init,
-        init_sha256=plan.init_sha256,
-        iterations=iteration,
-        seed=plan.loop.seed,
-        held_out_dice=dice,
-        finished=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
-        versions={"napari-openmedlab": __version__, "torch": torch.__version__},
-        settings=_for_the_record(plan),
-    )
+    provenance = provenance_of(plan, iteration, dice, _for_the_record(plan))
     card = replace(plan.card(), provenance=provenance)
     path = _path(folder, plan)
     write_model(path, network.state_dict(), card)
@@ -359,17 +327,3 @@ def _changed(plan: Plan, changes: Mapping[str, Any]) -> Any:
         share = loop.trunk_rate / loop.learning_rate
         wanted["trunk_rate"] = wanted["learning_rate"] * share
     return replace(loop, **wanted)
-
-
-def _write_run(folder: Path, plan: Plan, *, finished: bool) -> None:
-    write_json(folder / RUN, {"format": _FORMAT, "finished": finished, "plan": plan.as_json()})
-
-
-def _read_run(folder: Path) -> tuple[Plan, bool]:
-    path = folder / RUN
-    if not path.exists():
-        raise ReadError(f"there is no training run in {folder}", folder)
-    found = read_json(path)
-    if found.get("format") != _FORMAT or not isinstance(found.get("plan"), dict):
-        raise ReadError(f"{path} was written by a newer version, or is no training run", path)
-    return plan_from_json(found["plan"]), bool(found.get("finished"))

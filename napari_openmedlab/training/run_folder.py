@@ -1,8 +1,8 @@
 """What lies in a run's folder, as far as it can be read without torch.
 
-``run.json`` is the plan, ``state.safetensors`` the last state, ``best.safetensors`` the best
-weights so far, ``history.jsonl`` losses and held-out Dice, ``prepared/`` the scans as the network
-sees them.
+``run.json`` (``pretraining.json``) is the plan, ``state.safetensors`` the last state,
+``best.safetensors`` the best weights so far, ``history.jsonl`` losses and held-out Dice,
+``prepared/`` the scans as the network sees them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ __all__ = [
     "BEST",
     "FACTS_KEY",
     "HISTORY",
+    "PLAN",
     "RUN",
     "STATE",
     "History",
@@ -27,7 +28,7 @@ __all__ = [
     "state_facts",
 ]
 
-RUN = "run.json"
+RUN, PLAN = "run.json", "pretraining.json"  # of fine-tuning and of pre-training
 STATE, BEST, HISTORY = "state.safetensors", "best.safetensors", "history.jsonl"
 FACTS_KEY = "openmedlab.training"
 _LARGEST_HEADER = 64 * 2**20
