@@ -1,4 +1,4 @@
-"""``openmedlab axons skeleton``, ``density``, ``cubes``: from labels and volumes to files."""
+"""``openmedlab axons skeleton`` and ``density``: from labels to files."""
 
 from __future__ import annotations
 
@@ -8,18 +8,9 @@ from typing import Annotated
 
 import typer
 
-from napari_openmedlab.cli.axon_volume import (
-    GapChoice,
-    GapOption,
-    ImageArgument,
-    IndexOption,
-    SeriesOption,
-    SizeOption,
-    open_volume,
-    say,
-)
+from napari_openmedlab.cli.axon_volume import say
 
-__all__ = ["cubes", "density", "skeleton"]
+__all__ = ["density", "skeleton"]
 
 
 def skeleton(  # noqa: PLR0913  (a command has one parameter per option)
@@ -95,42 +86,3 @@ def density(
     say(f"{bins} bins of {edge:g} um, {found.unit}; total {found.total:.0f}.")
     for path in written:
         say(f"Written: {path}")
-
-
-def cubes(  # noqa: PLR0913  (a command has one parameter per option)
-    image: ImageArgument,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the cubes go.")],
-    centres: Annotated[
-        Path, typer.Option("--centres", help="ImageJ's table of points: CSV with X, Y, Slice.")
-    ],
-    threshold: Annotated[
-        float, typer.Option(help="Grey values above the surroundings from which a voxel is axon.")
-    ] = 0.0,
-    artefacts: Annotated[
-        bool, typer.Option("--artefacts", help="These cubes hold no axon: empty labels.")
-    ] = False,
-    edge: Annotated[int, typer.Option(min=16, help="Voxels along each edge of a cube.")] = 150,
-    voxel_size: SizeOption = "",
-    series: SeriesOption = None,
-    index: IndexOption = None,
-    gaps: GapOption = GapChoice.stop,
-) -> None:
-    """Cut training cubes with labels made by the published recipe; 'finetune' takes the folder."""
-    from napari_openmedlab.axons.annotate import cube_box, export_cubes, read_centres
-    from napari_openmedlab.axons.cubes import sketch_of
-    from napari_openmedlab.cli.progress import working
-
-    if artefacts == (threshold > 0):
-        raise typer.BadParameter(
-            "give a --threshold above 0, or --artefacts for cubes without axon"
-        )
-    source = open_volume(image, series, index, gaps, voxel_size)
-    boxes = [cube_box(centre, source.shape, edge) for centre in read_centres(centres)]
-    facts = {"source": source.name, "threshold": threshold}
-    with working("cutting cubes") as monitor:
-        for number, box in enumerate(boxes):
-            monitor.step(number, len(boxes), f"cube {number + 1}")
-            sketch = sketch_of(source, box)
-            cube = sketch.artefacts() if artefacts else sketch.axons(threshold)
-            (written,) = export_cubes(folder, [cube], source.spacing, facts)
-            say(f"Written: {written} ({int(cube.label.sum())} voxels of axon)")

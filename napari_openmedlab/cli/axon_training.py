@@ -7,6 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from napari_openmedlab.cli.axon_volume import (
+    GapChoice,
+    GapOption,
+    ImageArgument,
+    IndexOption,
+    SeriesOption,
+    SizeOption,
+    open_volume,
+    say,
+)
 from napari_openmedlab.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -17,7 +27,7 @@ __all__ = ["annotate", "train"]
 
 
 def annotate(  # noqa: PLR0913  (a command has one parameter per option)
-    image: Annotated[Path, typer.Argument(metavar="IN", help="The volume, as for 'axons run'.")],
+    image: ImageArgument,
     out: Annotated[
         Path, typer.Argument(metavar="CUBES", help="Folder of cubes; more are added to it.")
     ],
@@ -41,28 +51,22 @@ def annotate(  # noqa: PLR0913  (a command has one parameter per option)
         bool, typer.Option(help="Keep the thresholded label; else its centre-lines grown by one.")
     ] = False,
     smallest: Annotated[int, typer.Option(min=0, help="Pieces of fewer voxels are left out.")] = 10,
-    series: Annotated[str | None, typer.Option(help="Which image, if there are several.")] = None,
-    index: Annotated[
-        int | None, typer.Option(min=0, help="Which channel or time point, counted from 0.")
-    ] = None,
-    voxel_size: Annotated[
-        str, typer.Option(help="'z,y,x' in um, where the file does not state it.")
-    ] = "",
+    series: SeriesOption = None,
+    index: IndexOption = None,
+    gaps: GapOption = GapChoice.stop,
+    voxel_size: SizeOption = "",
 ) -> None:
     """Cut cubes out of a volume and label their axons by threshold, ready for training.
 
     Labels made so are a start: open them beside their images and correct what is wrong.
     """
     from napari_openmedlab.axons.annotate import export_cubes
-    from napari_openmedlab.axons.source import open_source
     from napari_openmedlab.cli.progress import working
 
     if artefact == (threshold is not None):
         raise typer.BadParameter("give either --threshold (cubes with axons) or --artefact")
     centres = _centres(at or [], points)
-    source = open_source(image, series=series, index=index)
-    if voxel_size:
-        source = source.with_spacing(_three(voxel_size, "--voxel-size"))
+    source = open_volume(image, series, index, gaps, voxel_size)
     with working("labelling cubes") as monitor:
         cubes = []
         for number, centre in enumerate(centres):
@@ -71,8 +75,8 @@ def annotate(  # noqa: PLR0913  (a command has one parameter per option)
         facts = {"source": source.name, "threshold": threshold, "label": "rough" * rough or "fine"}
         written = export_cubes(out, cubes, source.spacing, facts)
     for path, cube in zip(written, cubes, strict=True):
-        _say(f"{path.name}: {int(cube.label.sum())} voxels of axon, from {cube.box.start}")
-    _say(f"Cubes for training: {out}")
+        say(f"{path.name}: {int(cube.label.sum())} voxels of axon, from {cube.box.start}")
+    say(f"Cubes for training: {out}")
 
 
 def train(  # noqa: PLR0913  (a command has one parameter per option)
@@ -110,9 +114,9 @@ def train(  # noqa: PLR0913  (a command has one parameter per option)
     )  # fmt: skip
     with working("training") as monitor:
         trained = train_axons(cubes, out, settings, monitor=monitor)
-    _say(f"{trained.result.iteration} iterations in {trained.result.seconds:.0f} s.")
+    say(f"{trained.result.iteration} iterations in {trained.result.seconds:.0f} s.")
     name = trained.record.name
-    _say(f"Model: {name} (openmedlab axons IN OUT --engine axon-seg --option checkpoint={name})")
+    say(f"Model: {name} (openmedlab axons IN OUT --engine axon-seg --option checkpoint={name})")
 
 
 def _centres(at: list[str], points: Path | None) -> list[tuple[int, int, int]]:
@@ -171,9 +175,3 @@ def _cube(
             "written"
         )
     return Cube(grey, found, "axon", box)
-
-
-def _say(text: str) -> None:
-    from rich.console import Console
-
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)

@@ -51,7 +51,6 @@ app = typer.Typer(
 )
 app.command("skeleton")(axon_results.skeleton)
 app.command("density")(axon_results.density)
-app.command("cubes")(axon_results.cubes)
 
 
 class Normalise(StrEnum):

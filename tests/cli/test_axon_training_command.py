@@ -44,6 +44,7 @@ def test_cubes_with_axons_and_with_artefacts(openmedlab, stack, tmp_path):
 def test_wrong_use_is_said_and_writes_nothing(openmedlab, stack, tmp_path):
     path, _ = stack
     command = ("axons", "annotate", path, tmp_path / "cubes", "--size", "16")
+    command += ("--voxel-size", "4,2,2")
     both = openmedlab(*command, "--at", "10,5,20", "--artefact", "--threshold", "3")
     assert both.code == 2
     nowhere = openmedlab(*command, "--threshold", "3")

@@ -134,23 +134,3 @@ def test_a_skeleton_comes_from_a_finished_run_only(openmedlab, tmp_path):
     unfinished = openmedlab("axons", "skeleton", out)
     assert unfinished.code == 2
     assert "is not finished: 0 of 1 blocks" in unfinished.err
-
-
-def test_training_cubes_come_from_marked_points(openmedlab, tmp_path):
-    cube = np.random.default_rng(3).normal(300, 20, (40, 60, 60)).astype(np.uint16)
-    cube[19:22, 29:32, 4:56] += 900
-    stack, points = tmp_path / "tube.tif", tmp_path / "points.csv"
-    tifffile.imwrite(stack, cube, photometric="minisblack", metadata={"axes": "ZYX"})
-    points.write_text(",Area,Mean,Min,Max,X,Y,Slice\n1,0,0,0,0,30,30,21\n")
-    folder = tmp_path / "training"
-    command = ("axons", "cubes", stack, folder, "--centres", points, "--edge", "32")
-    command += ("--voxel-size", "4,2,2")
-    assert "give a --threshold above 0" in openmedlab(*command).err
-    done = openmedlab(*command, "--threshold", "150")
-    assert done.code == 0, done.err
-    empty = openmedlab(*command, "--artefacts")
-    assert "(0 voxels of axon)" in empty.out
-    listed = json.loads((folder / "cubes.json").read_text())
-    assert list(listed) == ["axon-0001", "artefact-0002"]
-    assert listed["axon-0001"]["axon voxels"] > 32
-    assert listed["axon-0001"]["start (z, y, x)"] == [4, 14, 14]
