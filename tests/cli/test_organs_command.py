@@ -9,15 +9,24 @@ import nibabel
 import numpy as np
 import pytest
 from organ_models import Stub, answer_with, register
+from stand_in_models import StandIns
 
 NAMES = ["liver", "spleen", "kidney_left", "kidney_right"]
 
 
+@pytest.fixture(scope="module")
+def own_store(tmp_path_factory):
+    """A store of this file's own: without a name the newest model of the store is taken."""
+    store = StandIns(tmp_path_factory.mktemp("organ-models"))
+    store.add("stu-net-s", out_channels=5)
+    return store.folder
+
+
 @pytest.fixture
-def model(monkeypatch, stand_ins):
+def model(monkeypatch, own_store):
     """A model of four structures that goes by brightness."""
     register(monkeypatch)
-    stand_ins.add("stu-net-s", out_channels=5)
+    monkeypatch.setenv("OPENMEDLAB_MODELS", str(own_store))
     answer_with(monkeypatch, Stub([-0.5, 0.5, 1.5, 2.5, 3.5]))
     return "stu-net-s-out_channels5"
 

@@ -1,4 +1,7 @@
-"""SAM and MedSAM: published keys, segment_anything's numbers, no torchvision."""
+"""SAM and MedSAM: published keys, segment_anything's numbers, no torchvision.
+
+Whole predictions at 1024 pixels are compared in ``engines/test_sam_slices_protocols.py``.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from golden_networks import largest_difference, load_filled, shapes_of
@@ -29,11 +31,6 @@ PUBLISHED = {
 def _no_gradients():
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture(scope="module")
-def vit_b():
-    return load_filled(networks.build("sam-vit-b", device="meta"))
 
 
 @pytest.fixture(scope="module")
@@ -196,68 +193,3 @@ def test_a_broken_package_leaves_nothing_behind(monkeypatch, tmp_path):
     with pytest.raises(RuntimeError, match="broken"):
         networks.build("medsam", device="meta")
     assert sam._MODELING not in sys.modules
-
-
-# -- 1024 pixels -------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_medsam_as_published(vit_b, full_golden):
-    stored = np.load(full_golden / "sam_med2d" / "medsam_vit_b_1024.npz")
-    transform = pytest.importorskip("skimage.transform")
-    image = stored["image_uint8"]
-    resized = transform.resize(
-        image, (1024, 1024), order=3, preserve_range=True, anti_aliasing=True
-    ).astype(np.uint8)
-    assert np.array_equal(resized[::8, ::8], stored["resized_uint8_s8"])
-    scaled = (resized - resized.min()) / max(resized.max() - resized.min(), 1e-8)
-    pixels = torch.from_numpy(scaled).permute(2, 0, 1)[None].float()
-    assert largest_difference(pixels[:, :, ::16, ::16], stored["input_s16"]) < 1e-6
-    embedding = vit_b.encode(pixels)
-    assert largest_difference(embedding[:, ::4, ::4, ::4], stored["embedding_s"]) < 1e-3
-    box = torch.from_numpy(stored["box_1024"])
-    masks, scores = vit_b.decode(embedding, boxes=box)
-    assert largest_difference(masks[:, :1, ::2, ::2], stored["lowres_s2"]) < 1e-3
-    assert largest_difference(scores[:, :1], stored["iou"]) < 1e-3
-    chance = functional.interpolate(masks[:, :1].sigmoid(), image.shape[:2], mode="bilinear")
-    assert largest_difference(chance[0, 0, ::2, ::2], stored["prob_s2"]) < 1e-4
-    wrong = np.packbits(chance[0, 0].numpy() > 0.5) != stored["mask_packed"]
-    assert wrong.mean() < 1e-3
-
-    # Several slices in one call, which segment_anything's decoder can't.
-    both, _ = vit_b.decode(torch.cat([embedding.flip(-1), embedding]), boxes=box)
-    assert largest_difference(both[1:], masks) < 1e-4
-
-
-@pytest.mark.slow
-def test_sam_as_published(vit_b, full_golden):
-    stored = np.load(full_golden / "sam_med2d" / "sam_vit_b_1024.npz")
-    pillow = pytest.importorskip("PIL.Image")
-    image = stored["image_uint8"]
-    rows, columns = (int(side) for side in stored["input_size"])
-    resized = np.array(pillow.fromarray(image).resize((columns, rows), pillow.BILINEAR))
-    pixels = torch.from_numpy(resized).permute(2, 0, 1)[None].float()
-    pixels = (pixels - vit_b.pixel_mean) / vit_b.pixel_std
-    embedding = vit_b.encode(functional.pad(pixels, (0, 1024 - columns, 0, 1024 - rows)))
-    assert largest_difference(embedding[:, ::4, ::4, ::4], stored["embedding_s"]) < 1e-3
-
-    scale = np.array([columns / image.shape[1], rows / image.shape[0]])
-    point = torch.from_numpy(stored["point_xy"] * scale)[None].float()
-    box = torch.from_numpy((stored["box_xyxy"].reshape(2, 2) * scale).reshape(1, 4)).float()
-    label = torch.ones(1, 1, dtype=torch.int64)
-
-    def check(found, tag, part):
-        masks, scores = found[0][:, part], found[1][:, part]
-        whole = functional.interpolate(masks, (1024, 1024), mode="bilinear")
-        whole = functional.interpolate(
-            whole[..., :rows, :columns], image.shape[:2], mode="bilinear"
-        )
-        assert largest_difference(whole[0, :, ::4, ::4], stored[f"{tag}__logits_s4"]) < 1e-3
-        assert largest_difference(scores[0], stored[f"{tag}__score"]) < 1e-3
-
-    check(vit_b.decode(embedding, boxes=box), "box_single", slice(0, 1))
-    found = vit_b.decode(embedding, point, label)
-    check(found, "point_multi", slice(1, 4))
-    best = 1 + int(found[1][0, 1:].argmax())
-    again = vit_b.decode(embedding, point, label, masks=found[0][:, best : best + 1])
-    check(again, "point_with_mask_logits", slice(0, 1))
