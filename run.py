@@ -63,7 +63,10 @@ def demo(rest: list[str]) -> int:
 def test(rest: list[str]) -> int:
     """Run the test suite on all cores; windows open on a virtual screen where Xvfb can be had."""
     screen = system_packages.prepare_screen()
-    environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    environment = {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        "PYTHONDONTWRITEBYTECODE": "",  # the tests start many programs
+    }
     if screen.real or screen.virtual:
         environment["REQUIRE_GUI"] = "1"  # a window test that skips is then a failure
     else:
@@ -115,7 +118,9 @@ def install_with_uv(wants: list[str]) -> bool:
     get = [str(PYTHON), "-m", "pip", "install", "-q", "uv"]
     if os.environ.get("NO_UV") or subprocess.run(get).returncode:
         return False
-    command = [str(PYTHON), "-m", "uv", "pip", "install", "-q", "-p", str(PYTHON), *wants]
+    # Compiled once here, as pip does, and not by each program that the tests start.
+    options = ["-q", "--compile-bytecode", "-p", str(PYTHON)]
+    command = [str(PYTHON), "-m", "uv", "pip", "install", *options, *wants]
     if subprocess.run(command).returncode:
         print("uv could not install everything; trying again with pip ...", flush=True)
         return False

@@ -103,11 +103,3 @@ def test_a_small_network_is_measured_in_two_precisions():
     assert "same class" in rows[1]
     assert "1 x 1 x 64 x 64 x 64" in rows[0]
     assert "CPU threads" in done.stdout
-
-
-@pytest.mark.slow
-def test_sam_med3d_s_shortcut_is_compared_with_the_written_out_form():
-    done = run("sam-med3d", "--runs", "1", "--threads", "1")
-    assert done.returncode == 0, done.stderr
-    (line,) = (text for text in done.stdout.splitlines() if "written-out form" in text)
-    assert float(line.split("takes ")[1].split()[0]) > 1

@@ -58,7 +58,6 @@ def need_of(name: str, shape: tuple[int, ...], precision="float32") -> MemoryNee
     ("name", "shape"),
     [
         ("axon-seg-plain", (1, 1, 64, 64, 64)),
-        pytest.param("axon-seg-plain", (2, 1, 96, 96, 96), marks=pytest.mark.slow),
         pytest.param("medlam", (1, 1, 64, 64, 64), marks=pytest.mark.slow),
         pytest.param("stu-net-s", (1, 1, 64, 64, 64), marks=pytest.mark.slow),
         pytest.param("fmunet", (1, 1, 32, 64, 64), marks=pytest.mark.slow),

@@ -136,7 +136,7 @@ def test_ft_sam_is_run_by_the_same_engine(entries):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("engine_id", "network"), [("sam", "sam-vit-b"), ("medsam", "medsam")])
+@pytest.mark.parametrize(("engine_id", "network"), [("medsam", "medsam")])
 def test_the_larger_networks_answer(entries, engine_id, network):
     entries.add(network)
     engine = load_engine(engine_id)
