@@ -195,19 +195,10 @@ def _end(done: Finished, telling: Telling, *, store: bool) -> None:
 def _imported(done: Finished) -> str:
     """Put the model into the store under its name, or the next free one; return the name."""
     from napari_openmedlab.cli.progress import working
-    from napari_openmedlab.models.checkpoints.disk import hash_file
-    from napari_openmedlab.models.checkpoints.records import slug
-    from napari_openmedlab.models.checkpoints.store import ModelStore
+    from napari_openmedlab.models.checkpoints.adopting import adopt
 
-    store, first = ModelStore(), slug(done.card.title)
-    sha256 = hash_file(done.path)
-    for record in store.records():
-        if sha256 in (record.source_sha256, record.sha256):
-            return str(record.name)
-    taken = {entry.record.name for entry in store.entries()}
-    name = next(n for n in (first, *(f"{first}-{k}" for k in range(2, 10_000))) if n not in taken)
     with working(f"importing {done.path.name}") as monitor:
-        return str(store.import_file(done.path, name, monitor=monitor).name)
+        return str(adopt(done.path, done.card.title, monitor).name)
 
 
 # -- what is asked for -------------------------------------------------------------------------

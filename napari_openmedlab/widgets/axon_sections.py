@@ -5,29 +5,20 @@ from __future__ import annotations
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,
-    QComboBox,
     QFormLayout,
     QGroupBox,
     QHBoxLayout,
     QLabel,
     QLineEdit,
     QProgressBar,
-    QSizePolicy,
     QSlider,
     QVBoxLayout,
 )
 
 from napari_openmedlab.widgets.engine_form import EngineForm
-from napari_openmedlab.widgets.sections import StatusLine, button, wrapped_label
+from napari_openmedlab.widgets.sections import StatusLine, button, combo, wrapped_label
 
 __all__ = ["ExportSection", "FindSection", "MethodSection", "RunSection", "VolumeSection"]
-
-
-def _combo(tooltip: str) -> QComboBox:
-    made = QComboBox()
-    made.setToolTip(tooltip)
-    made.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-    return made
 
 
 class VolumeSection(QGroupBox):
@@ -35,7 +26,7 @@ class VolumeSection(QGroupBox):
 
     def __init__(self) -> None:
         super().__init__("Volume")
-        self.choice = _combo("The image layer in which axons are looked for")
+        self.choice = combo("The image layer in which axons are looked for")
         self.open_folder = button(
             "Folder…", "Open OME-Zarr or a folder of TIFF slices without reading it into memory"
         )
@@ -44,7 +35,7 @@ class VolumeSection(QGroupBox):
         self.size.setPlaceholderText("z, y, x in um")
         self.size.setToolTip("Voxel size in um along z, y, x; leave empty to work in voxels")
         self.size_label = QLabel("Voxel size")
-        self.region = _combo("Where a run looks for axons")
+        self.region = combo("Where a run looks for axons")
         self.region.addItem("All of it", "whole")
         self.region.addItem("What the view shows (zoom in first)", "view")
         self.region.addItem("The drawn box (a Shapes layer)", "box")
@@ -66,9 +57,9 @@ class MethodSection(QGroupBox):
 
     def __init__(self) -> None:
         super().__init__("Method")
-        self.engine = _combo("What finds axons")
+        self.engine = combo("What finds axons")
         self.get = button("Get models…", "Open the Models panel: import Axon-Seg's files")
-        self.normalise = _combo("How grey values are brought to what the engine knows")
+        self.normalise = combo("How grey values are brought to what the engine knows")
         self.normalise.addItem("One rule for the whole volume", "volume")
         self.normalise.addItem("Each block by itself", "block")
         self.normalise.addItem("By one slice a block, as upstream does", "plane")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from qtpy.QtWidgets import (
-    QComboBox,
     QFormLayout,
     QGroupBox,
     QHBoxLayout,
     QLabel,
     QLineEdit,
     QProgressBar,
-    QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
@@ -18,16 +16,9 @@ from qtpy.QtWidgets import (
 from napari_openmedlab.widgets.engine_form import EngineForm
 from napari_openmedlab.widgets.organ_results import OrganTable
 from napari_openmedlab.widgets.organ_tree import OrganTree
-from napari_openmedlab.widgets.sections import StatusLine, button, wrapped_label
+from napari_openmedlab.widgets.sections import StatusLine, button, combo, wrapped_label
 
 __all__ = ["GoSection", "ModelSection", "ResultSection", "ScanSection", "StructureSection"]
-
-
-def _combo(tooltip: str) -> QComboBox:
-    made = QComboBox()
-    made.setToolTip(tooltip)
-    made.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-    return made
 
 
 class ScanSection(QGroupBox):
@@ -35,8 +26,8 @@ class ScanSection(QGroupBox):
 
     def __init__(self) -> None:
         super().__init__("Scan")
-        self.choice = _combo("The image layer in which structures are named")
-        self.region = _combo("Where structures are named; the network sees a margin around it")
+        self.choice = combo("The image layer in which structures are named")
+        self.region = combo("Where structures are named; the network sees a margin around it")
         self.region.addItem("All of it", "whole")
         self.region.addItem("What the view shows (zoom in first)", "view")
         self.note = wrapped_label()
@@ -52,15 +43,15 @@ class ModelSection(QGroupBox):
 
     def __init__(self) -> None:
         super().__init__("Model")
-        self.choice = _combo("Models on this computer that name structures by themselves")
+        self.choice = combo("Models on this computer that name structures by themselves")
         self.get = button("Get models…", "Open the Models panel: download models or import files")
         self.names = button(
             "Names…", "A JSON file with the class names of a model of your own (dataset.json)"
         )
-        self.grid = _combo("Voxel size at which the network looks at the scan")
+        self.grid = combo("Voxel size at which the network looks at the scan")
         self.grid.addItem("1.5 mm, as it was trained", 0.0)
         self.grid.addItem("3 mm, a fast preview", 3.0)
-        self.step = _combo("How far windows lie apart, as a part of their size")
+        self.step = combo("How far windows lie apart, as a part of their size")
         self.step.addItem("0.5, as published", 0.5)
         self.step.addItem("0.8, two to three times faster", 0.8)
         self.more = button("Options", "Show the engine's other options", checkable=True)

@@ -40,6 +40,7 @@ __all__ = [
     "RunSection",
     "StatusLine",
     "button",
+    "combo",
     "scrolled",
     "wrapped_label",
 ]
@@ -55,6 +56,14 @@ _STATUS_COLOURS = {
     "unsure": "#f59e0b",
     "error": "#ef4444",
 }
+
+
+def combo(tooltip: str) -> QComboBox:
+    """Return a drop-down list that never widens its panel, however long its entries are."""
+    made = QComboBox()
+    made.setToolTip(tooltip)
+    made.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+    return made
 
 
 def button(text: str, tooltip: str, *, checkable: bool = False) -> QPushButton:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
-    QComboBox,
     QFileDialog,
     QFormLayout,
     QGridLayout,
@@ -15,14 +14,13 @@ from qtpy.QtWidgets import (
     QLabel,
     QLineEdit,
     QProgressBar,
-    QSizePolicy,
     QSpinBox,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_openmedlab.widgets.engine_inputs import ChoiceInput
-from napari_openmedlab.widgets.sections import StatusLine, button, wrapped_label
+from napari_openmedlab.widgets.sections import StatusLine, button, combo, wrapped_label
 from napari_openmedlab.widgets.train_plot import TrainPlot
 from napari_openmedlab.widgets.train_tables import CaseTable, ClassTable
 
@@ -39,13 +37,6 @@ _TIMES = (
     ("6000 iterations, as published", 6000),
     ("Another number", -1),
 )
-
-
-def _combo(tooltip: str) -> QComboBox:
-    made = QComboBox()
-    made.setToolTip(tooltip)
-    made.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-    return made
 
 
 class FolderInput(QWidget):
@@ -96,7 +87,7 @@ class SourceSection(QGroupBox):
 
     def __init__(self) -> None:
         super().__init__("Learn from")
-        self.choice = _combo("Scans that are open here with their labels, or files")
+        self.choice = combo("Scans that are open here with their labels, or files")
         self.choice.addItem("Labelled layers open now", LAYERS)
         self.choice.addItem("Folders of scans and labels", FOLDERS)
         self.choice.addItem("Scans without labels (pre-train overnight)", UNLABELLED)
@@ -126,7 +117,7 @@ class CaseSection(QGroupBox):
         super().__init__("Cases and classes")
         self.cases = CaseTable()
         self.classes = ClassTable()
-        self.held_out = _combo("Held-out cases are not trained on: they measure the model honestly")
+        self.held_out = combo("Held-out cases are not trained on: they measure the model honestly")
         self.held_out.addItem("Chosen by itself (a fifth, from 3 cases on)", BY_ITSELF)
         self.held_out.addItem("None", NOTHING)
         self.held_out.addItem("Those ticked", TICKED)
@@ -149,12 +140,12 @@ class ModelSection(QGroupBox):
         super().__init__("Model")
         self.name = QLineEdit("my model")
         self.name.setToolTip("What the model shall be called")
-        self.network = _combo("FMUNet needs half the memory of PCT-Net and is simpler")
+        self.network = combo("FMUNet needs half the memory of PCT-Net and is simpler")
         self.network.addItem("FMUNet", "fmunet")
         self.network.addItem("PCT-Net", "pct-net")
-        self.start = _combo("Pre-trained weights learn faster from few labels")
+        self.start = combo("Pre-trained weights learn faster from few labels")
         self.get = button("Get models…", "Open the Models panel: import pre-trained weights")
-        self.time = _combo("How long to train; a run can be ended at any time and keeps its best")
+        self.time = combo("How long to train; a run can be ended at any time and keeps its best")
         for text, count in _TIMES:
             self.time.addItem(text, count)
         self.iterations = QSpinBox()
@@ -203,7 +194,7 @@ class RunSection(QGroupBox):
         self.pause = button("Pause", "Wait after the iteration at hand; the state is kept")
         self.end = button("End now", "Stop training and make the model of what was learnt")
         self.cancel = button("Stop", "Stop after the iteration at hand; go on some other time")
-        self.stopped = _combo("Runs that stopped before their end, by a crash perhaps")
+        self.stopped = combo("Runs that stopped before their end, by a crash perhaps")
         self.resume = button("Go on", "Go on with this run; its scans need not be open")
         self.forget = button("Delete…", "Delete this run with all it has learnt")
         self.bar = QProgressBar()
@@ -218,7 +209,7 @@ class RunSection(QGroupBox):
         self.notes.hide()
         self.use = button("Use it now", "Label the chosen image with this model (Organs panel)")
         self.use.hide()
-        self.image = _combo("The image that the model is used on")
+        self.image = combo("The image that the model is used on")
         self.image.hide()
         self.plot = TrainPlot()
         grid = QGridLayout()
