@@ -72,7 +72,9 @@ class TubeTruth:
     artefacts : ndarray of bool, shape (z, y, x)
         The bright border's surface (2 voxels either side) and the blobs.
     length : float
-        Sum of all centre-lines inside the volume, in voxels.
+        Sum of all centre-lines inside the volume, in voxels of the finest axis.
+    spacing : tuple of float
+        How long a voxel is along z, y and x.
     """
 
     image: NDArray[np.uint16]
@@ -81,6 +83,30 @@ class TubeTruth:
     radii: NDArray[np.float32]
     artefacts: NDArray[np.bool_]
     length: float
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def binned(self, planes: int) -> TubeTruth:
+        """Return the volume as a coarser step in z sees it: so many planes averaged into one.
+
+        A voxel is in the mask if half of it was; planes left over at the end are dropped.
+        """
+        depth = self.image.shape[0] // planes
+        image, mask, artefacts = (
+            array[: depth * planes].reshape(depth, planes, *array.shape[1:]).mean(axis=1)
+            for array in (self.image, self.mask, self.artefacts)
+        )
+        inside = self.points[:, 0] < depth * planes - 0.5
+        points = self.points[inside].copy()
+        points[:, 0] = (points[:, 0] + 0.5) / planes - 0.5
+        return TubeTruth(
+            np.rint(image).astype(np.uint16),
+            mask >= 0.5,
+            points,
+            self.radii[inside],
+            artefacts > 0,
+            _STEP * len(points),
+            (planes * self.spacing[0], *self.spacing[1:]),
+        )
 
     @property
     def centre_line(self) -> NDArray[np.bool_]:

@@ -11,6 +11,7 @@ from napari_openmedlab.models.engines.axon_filter.filtering import (
     HALO,
     FilterSettings,
     ratio_of,
+    relative_sizes,
     score_block,
 )
 
@@ -25,7 +26,8 @@ def _found(score, truth):
 
     mask = _without_specks(score > 0.5)
     thin = skeletonize(mask) > 0
-    return centre_line_agreement(np.argwhere(thin), truth.points), cl_dice(mask, truth.mask, thin)
+    lines = centre_line_agreement(np.argwhere(thin), truth.points, 2.0, truth.spacing)
+    return lines, cl_dice(mask, truth.mask, thin)
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +47,35 @@ def test_without_the_look_at_shapes_borders_count_as_axons(scene):
     assert lines.precision < 0.8
 
 
-def test_blocks_with_their_halo_give_the_whole_volume_bit_for_bit():
+def test_voxels_longer_along_z_are_taken_for_what_they_are(scene):
+    coarse = scene.binned(3)
+    known = FilterSettings(sizes=relative_sizes(coarse.spacing))
+    (asked, overlap), (unasked, without) = (
+        _found(score_block(coarse.image, settings), coarse) for settings in (known, None)
+    )
+    assert asked.f1 > unasked.f1 + 0.05
+    assert overlap > without + 0.05
+    assert asked.recall > 0.7
+
+
+def test_the_shortest_side_of_a_voxel_is_the_measure():
+    assert relative_sizes((5.0, 2.0, 2.0)) == (2.5, 1.0, 1.0)
+    assert relative_sizes((1.0, 50.0, 1.0)) == (1.0, 8.0, 1.0)
+    image = make_tubes(TubeScene(shape=(24, 40, 48), axons=3, blobs=0)).image
+    along_z = score_block(image, FilterSettings(sizes=(3.0, 1.0, 1.0)))
+    along_x = score_block(np.swapaxes(image, 0, 2), FilterSettings(sizes=(1.0, 1.0, 3.0)))
+    np.testing.assert_allclose(along_z, np.swapaxes(along_x, 0, 2), atol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [(1.0, 1.0, 1.0), (1.4, 1.0, 1.0), (2.5, 1.0, 1.0), (4.0, 8, 1)])
+def test_blocks_with_their_halo_give_the_whole_volume_bit_for_bit(sizes):
     rng = np.random.default_rng(1)
     image = rng.integers(100, 3000, (96, 104, 112)).astype(np.uint16)
-    whole = score_block(image)
+    settings = FilterSettings(sizes=sizes)
+    whole = score_block(image, settings)
     assert whole.any()
     low, high = np.array((8, 16, 24)), np.array((88, 96, 104))
-    block = score_block(image[8:88, 16:96, 24:104])
+    block = score_block(image[8:88, 16:96, 24:104], settings)
     inner = tuple(slice(HALO, -HALO) for _ in range(3))
     core = tuple(slice(a + HALO, b - HALO) for a, b in zip(low, high, strict=True))
     np.testing.assert_array_equal(block[inner], whole[core])
@@ -80,13 +104,14 @@ def test_half_stands_for_the_named_ratio():
     assert ratio_of(0.25) == pytest.approx(0.05)
 
 
-def test_the_stated_memory_holds(scene):
+@pytest.mark.parametrize("sizes", [(1.0, 1.0, 1.0), (4.0, 4.0, 1.0)])
+def test_the_stated_memory_holds(scene, sizes):
     import tracemalloc
 
     image = np.tile(scene.image, (2, 1, 1))
     tracemalloc.start()
     try:
-        score_block(image)
+        score_block(image, FilterSettings(sizes=sizes))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -114,21 +114,28 @@ def test_upstreams_whole_procedure_with_the_real_network(small, full_golden, tmp
     engine.unload()
 
 
-def test_the_filter_in_blocks_is_the_filter_in_one_piece(tmp_path):
-    from napari_openmedlab.models.engines.axon_filter.filtering import HALO, score_block
+@pytest.mark.parametrize("spacing", [None, (5.0, 2.0, 2.0)])
+def test_the_filter_in_blocks_is_the_filter_in_one_piece(tmp_path, spacing):
+    from napari_openmedlab.models.engines.axon_filter.filtering import (
+        HALO,
+        FilterSettings,
+        relative_sizes,
+        score_block,
+    )
 
     random = np.random.default_rng(6)
     array = random.normal(500, 30, (24, 48, 100))
     array[10:12, :, 40:42] += 700
     array[:, 20:22, 70:72] += 500
     array = array.astype(np.uint16)
-    source = source_of_array(array, name="tubes")
+    source = source_of_array(array, name="tubes", spacing=spacing)
     settings = Settings("axon-filter", {"block": 40}, Box((0, 3, 1), (24, 48, 100)))
     engine = load_engine("axon-filter")
     plan = make_plan(source, settings, engine, Monitor(), timed=False)
     assert len(plan.blocks) == 6
     results = execute(plan, tmp_path / "out", engine, Monitor())
     whole = source.read(plan.region.grow(HALO))
-    wanted = score_block(whole)[tuple(slice(HALO, HALO + n) for n in plan.region.shape)]
+    sizes = FilterSettings(sizes=relative_sizes(spacing or (1.0, 1.0, 1.0)))
+    wanted = score_block(whole, sizes)[tuple(slice(HALO, HALO + n) for n in plan.region.shape)]
     np.testing.assert_array_equal(results.probability[:], np.rint(wanted * 255).astype(np.uint8))
     assert results.labels[10:12, :, 39:41].mean() > 0.5

@@ -16,6 +16,7 @@ from napari_openmedlab.models.engines.axon_filter.filtering import (
     BYTES_PER_VOXEL,
     HALO,
     FilterSettings,
+    relative_sizes,
     score_block,
 )
 
@@ -50,7 +51,12 @@ class AxonFilter:
         """Return the filter's score, 0 to 1, for every voxel of a block."""
         monitor.step(0, 0, "filtering")
         dark = context.intensity.dark if options["subtract_dark"] else 0.0
-        settings = FilterSettings(shape=options["tubes_only"], dark=dark, floor=options["floor"])
+        settings = FilterSettings(
+            shape=options["tubes_only"],
+            dark=dark,
+            floor=options["floor"],
+            sizes=relative_sizes(context.spacing),
+        )
         return score_block(block, settings)
 
     def provenance(self, options: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -6,11 +6,13 @@ The score of a voxel is
 
 where ``Gs`` is the volume smoothed with a Gaussian of ``s`` voxels and ``t`` (0 to 1) says how
 tube-like the place is (:mod:`.shape`). So 0.5 stands for ``r = 0.15``, and a threshold can be moved
-from ``r = 0.05`` (score 0.25) upwards without a new run.
+from ``r = 0.05`` (score 0.25) upwards without a new run. Where voxels are longer along one axis, as
+along z in most light-sheet volumes, ``s`` counts voxels of the finest axis.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +27,15 @@ from napari_openmedlab.models.engines.axon_filter.smoothing import (
     smooth,
 )
 
-__all__ = ["ALIGNMENT", "BYTES_PER_VOXEL", "HALO", "FilterSettings", "ratio_of", "score_block"]
+__all__ = [
+    "ALIGNMENT",
+    "BYTES_PER_VOXEL",
+    "HALO",
+    "FilterSettings",
+    "ratio_of",
+    "relative_sizes",
+    "score_block",
+]
 
 ALIGNMENT = 8
 """Cores and halos have to be multiples of this: the background is made of 8 x 8 x 8 means."""
@@ -33,11 +43,16 @@ ALIGNMENT = 8
 HALO = 24
 """Voxels around a core beyond which nothing changes its scores; a multiple of the alignment."""
 
-BYTES_PER_VOXEL = 28
+BYTES_PER_VOXEL = 30
 """Memory while a block is scored, per voxel of core and halo, the block itself left out."""
 
 _MIDDLE = 0.15  # r whose score is 0.5
-_FINE, _COARSE_BINS, _BACKGROUND_BINS = 0.7, 1.42, 1.3  # sigmas: voxels, bins of 2, bins of 8
+_FINE, _COARSE, _BACKGROUND = 0.7, 2.84, 10.4  # sigmas in voxels; means over bins add the rest
+_COARSE_REACH, _BACKGROUND_REACH = 8, 16
+_LEVELS = 3  # bins of 2, 4 and 8 voxels
+_LONGEST = 8.0  # a longer voxel is taken for one of this length
+
+Axes = tuple[bool, bool, bool]
 
 
 @dataclass(frozen=True)
@@ -54,12 +69,21 @@ class FilterSettings:
         The least background, in grey values above ``dark``: keeps noise in empty places low.
     lowest : float
         Ratios below this get the score 0.
+    sizes : tuple of float
+        How long a voxel is along z, y and x, the shortest being 1: see :func:`relative_sizes`.
     """
 
     shape: bool = True
     dark: float = 0.0
     floor: float = 1.0
     lowest: float = 0.05
+    sizes: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+def relative_sizes(spacing: Sequence[float]) -> tuple[float, float, float]:
+    """Return how long a voxel (z, y, x) is along each axis, the shortest being 1; at most 8."""
+    z, y, x = (min(float(s) / min(spacing), _LONGEST) for s in spacing)
+    return z, y, x
 
 
 def ratio_of(score: float) -> float:
@@ -86,18 +110,45 @@ def score_block(block: NDArray[Any], settings: FilterSettings | None = None) -> 
     settings = settings or FilterSettings()
     shape = block.shape
     image = _whole_bins(block)
-    fine = smooth(image, (gaussian_weights(_FINE, 2),) * 3)
-    half = halved(image)
+    fine = smooth(image, [gaussian_weights(_FINE / k, 2) for k in settings.sizes])
+    halvings = _halvings(settings.sizes)
+    axes = halvings[0]
+    half = halved(image, axes)
     del image
-    background = _background(half)
+    background = _background(half, settings.sizes, halvings)
     background -= np.float32(settings.dark)
     np.maximum(background, np.float32(max(settings.floor, 1e-6)), out=background)
-    ratio = _ratios(fine, half, background, settings.lowest)
+    around = _blurred(half, _COARSE, _COARSE_REACH, _bins(settings.sizes, halvings[:1]))
+    del half
+    ratio = _ratios(fine, around, background, axes, settings.lowest)
+    del around
     if settings.shape:
-        weaken_others(fine, ratio, background, settings.lowest)
+        weaken_others(fine, ratio, background, axes, settings.lowest, settings.sizes)
     score = ratio[: shape[0], : shape[1], : shape[2]]
     score /= score + np.float32(_MIDDLE)
     return np.ascontiguousarray(score)
+
+
+def _halvings(sizes: Sequence[float]) -> list[Axes]:
+    """Return which axes are halved at each level: bins are to be as long along all axes."""
+    bins, halvings = list(sizes), []
+    for level in range(1, _LEVELS + 1):
+        z, y, x = (2 * b <= 2**0.5 * 2**level for b in bins)
+        halvings.append((z, y, x))
+        bins = [b * (1 + half) for b, half in zip(bins, halvings[-1], strict=True)]
+    return halvings
+
+
+def _bins(sizes: Sequence[float], halvings: Sequence[Axes]) -> list[float]:
+    """Return how long the bins are after these halvings, in voxels of the finest axis."""
+    return [k * 2 ** sum(level[axis] for level in halvings) for axis, k in enumerate(sizes)]
+
+
+def _blurred(
+    array: NDArray[np.float32], sigma: float, reach: int, bins: Sequence[float]
+) -> NDArray[np.float32]:
+    weights = [gaussian_weights(sigma / b, max(1, round(reach / b))) for b in bins]
+    return smooth(array, weights)
 
 
 def _whole_bins(block: NDArray[Any]) -> NDArray[np.float32]:
@@ -106,7 +157,7 @@ def _whole_bins(block: NDArray[Any]) -> NDArray[np.float32]:
     What is not a number counts as 0.
     """
     fill = [(0, -n % ALIGNMENT) for n in block.shape]
-    image = block.astype(np.float32)
+    image = block.astype(np.float32, order="C")  # pieces are written through flat views
     if block.dtype.kind == "f":
         np.nan_to_num(image, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     return np.pad(image, fill, mode="edge") if any(n for _, n in fill) else image
@@ -114,24 +165,29 @@ def _whole_bins(block: NDArray[Any]) -> NDArray[np.float32]:
 
 def _ratios(
     fine: NDArray[np.float32],
-    half: NDArray[np.float32],
+    around: NDArray[np.float32],
     background: NDArray[np.float32],
+    axes: Axes,
     lowest: float,
 ) -> NDArray[np.float32]:
     """Return the difference of Gaussians over the background; 0 below the lowest of interest."""
-    around = smooth(half, (gaussian_weights(_COARSE_BINS, 4),) * 3)
     ratio = np.empty_like(fine)
     for z in range(fine.shape[0]):
-        np.subtract(fine[z], doubled(around, z), out=ratio[z])
-        ratio[z] /= doubled(background, z)
+        np.subtract(fine[z], doubled(around, z, axes), out=ratio[z])
+        ratio[z] /= doubled(background, z, axes)
         ratio[z][ratio[z] < lowest] = 0.0
     return ratio
 
 
-def _background(half: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the background at half the resolution, from means of 8 x 8 x 8 voxels."""
-    coarse = halved(halved(half))
-    coarse = smooth(coarse, (gaussian_weights(_BACKGROUND_BINS, 2),) * 3)
-    for _ in range(2):
-        coarse = np.stack([doubled(coarse, z) for z in range(2 * coarse.shape[0])])
+def _background(
+    half: NDArray[np.float32], sizes: Sequence[float], halvings: Sequence[Axes]
+) -> NDArray[np.float32]:
+    """Return the background at the resolution of ``half``, from means of 8 x 8 x 8 voxels."""
+    coarse = half
+    for axes in halvings[1:]:
+        coarse = halved(coarse, axes)
+    coarse = _blurred(coarse, _BACKGROUND, _BACKGROUND_REACH, _bins(sizes, halvings))
+    for axes in reversed(halvings[1:]):
+        planes = coarse.shape[0] * (1 + axes[0])
+        coarse = np.stack([doubled(coarse, z, axes) for z in range(planes)])
     return coarse

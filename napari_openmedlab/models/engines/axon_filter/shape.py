@@ -8,6 +8,8 @@ in medical images", Medical Image Analysis 1998).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,7 @@ __all__ = ["derivatives", "weaken_others"]
 _SIGMA = 1.2  # on top of 0.7: 1.4 voxels altogether, fit for tubes 2 to 4 voxels thick
 _SCALE = 1.4
 _GAIN = 3.5  # on the centre-lines of drawn tubes the fall is 0.24 to 0.39 of the ratio
+_PROFILE = 2.5  # variance of a tube smoothed by 1.4 voxels
 _PIECE = 1 << 16  # voxels at a time
 
 
@@ -25,7 +28,9 @@ def weaken_others(
     fine: NDArray[np.float32],
     ratio: NDArray[np.float32],
     background: NDArray[np.float32],
+    axes: Sequence[bool],
     lowest: float,
+    sizes: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> None:
     """Weaken in place the ratios of voxels that lie in no tube.
 
@@ -35,10 +40,14 @@ def weaken_others(
         The image smoothed by 0.7 voxels.
     ratio : ndarray of float32, shape (z, y, x)
         Only voxels above 0 are looked at.
-    background : ndarray of float32, shape (z / 2, y / 2, x / 2)
-        What the ratios were divided by.
+    background : ndarray of float32
+        What the ratios were divided by, at half the resolution along the axes chosen.
+    axes : three bools
+        Those axes.
     lowest : float
         What falls below becomes 0.
+    sizes : three floats
+        How long a voxel is along z, y and x, the shortest being 1.
 
     Notes
     -----
@@ -49,15 +58,16 @@ def weaken_others(
     strong as ``l1``. Each voxel takes the best of itself and its 6 neighbours, so that tubes keep
     their thickness.
     """
-    wide = smooth(fine, (gaussian_weights(_SIGMA, 3),) * 3)
+    wide = smooth(fine, [gaussian_weights(_SIGMA / k, max(1, round(3 / k))) for k in sizes])
     likeness = np.zeros_like(ratio)
     places = np.flatnonzero(ratio)
     for start in range(0, len(places), _PIECE):
         some = places[start : start + _PIECE]
-        low, middle, high, slope = derivatives(wide, some)
+        low, middle, high, slope = derivatives(wide, some, sizes)
         fall = -middle * np.float32(_SCALE**2) - np.float32(0.5 * _SCALE) * slope
         at = np.unravel_index(some, ratio.shape)
-        amplitude = ratio.reshape(-1)[some] * background[at[0] // 2, at[1] // 2, at[2] // 2]
+        bins = tuple(n // 2 if half else n for n, half in zip(at, axes, strict=True))
+        amplitude = ratio.reshape(-1)[some] * background[bins]
         round_ = np.clip(high / np.minimum(low, np.float32(-1e-12)), 0.0, 1.0)
         tube = np.clip(np.float32(_GAIN) * fall / amplitude, 0.0, 1.0)
         likeness.reshape(-1)[some] = tube * np.clip(2.0 - 2.0 * round_, 0.0, 1.0)
@@ -81,7 +91,9 @@ def _best_around(values: NDArray[np.float32], z: int) -> NDArray[np.float32]:
 
 
 def derivatives(
-    image: NDArray[np.float32], places: NDArray[np.intp]
+    image: NDArray[np.float32],
+    places: NDArray[np.intp],
+    sizes: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> tuple[NDArray[np.float32], ...]:
     """Return eigenvalues of the second derivatives, smallest first, and the gradient's length.
 
@@ -90,10 +102,14 @@ def derivatives(
     image : ndarray of float32, shape (z, y, x)
     places : ndarray of int
         Flat indices; at the image's border the derivative of the voxel next to it is taken.
+    sizes : three floats
+        How long a voxel is along z, y and x, the shortest being 1.
 
     Notes
     -----
     Closed form for symmetric 3 x 3 matrices (O. K. Smith, Communications of the ACM 1961).
+    Differences over long voxels fall short of the derivative; they are scaled so that a Gaussian
+    of the variance of a smoothed tube has the same second difference along every axis.
     """
     depth, height, width = image.shape
     z, rest = np.divmod(places, height * width)
@@ -107,15 +123,29 @@ def derivatives(
     here = (z * height + y) * width + x
     steps = (height * width, width, 1)
     centre = np.float32(2.0) * flat[here]
-    pure = [flat[here - s] + flat[here + s] - centre for s in steps]
+    per = [_per_step(k) for k in sizes]
+    pure = [
+        (flat[here - s] + flat[here + s] - centre) * (p * p) for s, p in zip(steps, per, strict=True)
+    ]
     mixed = [
         np.float32(0.25)
+        * (per[i] * per[j])
         * (flat[here + a + b] + flat[here - a - b] - flat[here + a - b] - flat[here - a + b])
-        for a, b in ((steps[0], steps[1]), (steps[0], steps[2]), (steps[1], steps[2]))
+        for i, j in ((0, 1), (0, 2), (1, 2))
+        for a, b in [(steps[i], steps[j])]
     ]
-    slopes = [np.float32(0.5) * (flat[here + s] - flat[here - s]) for s in steps]
+    slopes = [
+        np.float32(0.5) * p * (flat[here + s] - flat[here - s])
+        for s, p in zip(steps, per, strict=True)
+    ]
     slope = np.sqrt(slopes[0] ** 2 + slopes[1] ** 2 + slopes[2] ** 2)
     return (*_eigenvalues(pure, mixed), slope)
+
+
+def _per_step(size: float) -> np.float32:
+    """Return what a difference between voxels of a length counts; 1 for the length 1."""
+    fall = -np.expm1(-0.5 * np.array((1.0, size)) ** 2 / _PROFILE)
+    return np.float32(np.sqrt(fall[0] / fall[1]))
 
 
 def _eigenvalues(

@@ -75,17 +75,22 @@ def smooth(array: Array, weights: Sequence[Array]) -> Array:
     return out
 
 
-def halved(array: Array) -> Array:
-    """Return the means of 2 x 2 x 2 voxels; every axis must be even."""
-    half = array[:, :, 0::2] + array[:, :, 1::2]
-    half = half[:, 0::2] + half[:, 1::2]
-    half = half[0::2] + half[1::2]
-    half *= np.float32(0.125)
+def halved(array: Array, axes: Sequence[bool] = (True, True, True)) -> Array:
+    """Return the means of 2 neighbouring voxels along each chosen axis, which must be even."""
+    half = array
+    if axes[2]:
+        half = half[:, :, 0::2] + half[:, :, 1::2]
+    if axes[1]:
+        half = half[:, 0::2] + half[:, 1::2]
+    if axes[0]:
+        half = half[0::2] + half[1::2]
+    if any(axes):
+        half *= np.float32(0.5 ** sum(map(bool, axes)))
     return half
 
 
-def doubled(array: Array, z: int) -> Array:
-    """Return plane ``z`` of an array enlarged twice by linear interpolation.
+def doubled(array: Array, z: int, axes: Sequence[bool] = (True, True, True)) -> Array:
+    """Return plane ``z`` of an array enlarged twice along the chosen axes, interpolated.
 
     Parameters
     ----------
@@ -93,15 +98,21 @@ def doubled(array: Array, z: int) -> Array:
         Made by :func:`halved`: voxel ``i`` covers voxels ``2 i`` and ``2 i + 1``.
     z : int
         Plane of the enlarged array.
+    axes : three bools
+        As given to :func:`halved`.
 
     Returns
     -------
-    ndarray of float32, shape (2 y, 2 x)
+    ndarray of float32, shape (2 y, 2 x) if these axes were chosen
+        May be the array's own plane: not to be written to.
     """
-    here = z // 2
-    beside = min(max(here + (1 if z % 2 else -1), 0), array.shape[0] - 1)
-    plane = np.float32(0.75) * array[here] + np.float32(0.25) * array[beside]
-    return _doubled_rows(_doubled_rows(plane).T).T
+    plane: Array = array[z // 2 if axes[0] else z]
+    if axes[0]:
+        beside = min(max(z // 2 + (1 if z % 2 else -1), 0), array.shape[0] - 1)
+        plane = np.float32(0.75) * plane + np.float32(0.25) * array[beside]
+    if axes[1]:
+        plane = _doubled_rows(plane)
+    return _doubled_rows(plane.T).T if axes[2] else plane
 
 
 def _doubled_rows(plane: Array) -> Array:
