@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tifffile
 from block_engines import Smooth
-from conftest import Hand
 from napari.layers import Image, Labels
+from panel_hands import Hand
 
 from napari_openmedlab.axons.store import Results
 from napari_openmedlab.models import catalogue

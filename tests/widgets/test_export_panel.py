@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import Hand, add_volume, phantom, pump, wait_for
+from panel_hands import Hand, add_volume, phantom, pump, wait_for
 from qtpy.QtCore import Qt
 
 from napari_openmedlab.io.api import read

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ball_engine
 import numpy as np
 import pytest
-from conftest import pump, use_engine, wait_for
 from napari.layers import Points
+from panel_hands import pump, use_engine, wait_for
 from qtpy.QtWidgets import QMenu
 
 from napari_openmedlab.bridge.view import show_3d, show_plane

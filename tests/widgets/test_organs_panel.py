@@ -9,8 +9,8 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import Hand, add_volume, phantom, pump, use_engine, wait_for
 from organ_models import Stub, answer_with
+from panel_hands import Hand, add_volume, phantom, pump, use_engine, wait_for
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 

@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import Hand, add_volume, phantom, pump, use_engine, wait_for
+from panel_hands import Hand, add_volume, phantom, pump, use_engine, wait_for
 
 from napari_openmedlab.bridge.view import show_plane
 from napari_openmedlab.geometry.volume import Geometry, Volume

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import Hand, add_volume, phantom, pump, wait_for
 from napari.utils.notifications import notification_manager
+from panel_hands import Hand, add_volume, phantom, pump, wait_for
 
 from napari_openmedlab.session import store
 from napari_openmedlab.session.autosave import Autosave, find_recoverable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import add_volume, phantom, pump, wait_for
+from panel_hands import add_volume, phantom, pump, wait_for
 from qtpy.QtCore import Qt
 
 from napari_openmedlab.bridge.view import show_3d, show_plane
@@ -137,7 +137,7 @@ def test_dragging_with_the_click_tool_pans_and_sets_nothing(scene):
 
 
 def test_2d_image_is_segmented_too(viewer, make_panel, qtbot):
-    from conftest import Hand
+    from panel_hands import Hand
 
     image = viewer.add_image(np.zeros((60, 50)), scale=(0.5, 0.5), units=("mm", "mm"))
     panel = make_panel(viewer)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import pump, use_engine, wait_for
+from panel_hands import pump, use_engine, wait_for
 
 from napari_openmedlab.models import catalogue
 from napari_openmedlab.models.slice_engines import slice_engines

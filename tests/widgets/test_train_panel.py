@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import pump, wait_for
+from panel_hands import pump, wait_for
 from qtpy.QtCore import Qt
 from training_phantoms import NAMES, scan, tiny
 

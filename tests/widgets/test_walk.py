@@ -8,8 +8,8 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import Hand, pump, wait_for
 from napari.layers import Image
+from panel_hands import Hand, pump, wait_for
 
 from napari_openmedlab.bridge.preferences import Preferences
 from napari_openmedlab.bridge.view import show_plane
