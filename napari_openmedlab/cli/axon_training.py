@@ -17,6 +17,7 @@ from napari_openmedlab.cli.axon_volume import (
     open_volume,
     say,
 )
+from napari_openmedlab.cli.numbers import three
 from napari_openmedlab.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -107,9 +108,9 @@ def train(  # noqa: PLR0913  (a command has one parameter per option)
     from napari_openmedlab.cli.progress import working
     from napari_openmedlab.training.axon_training import AxonTraining, train_axons
 
-    z, y, x = (int(edge) for edge in _three(patch, "--patch"))
+    edges = three(patch, "--patch", int, 0)
     settings = AxonTraining(
-        name=name, patch=(z, y, x), iterations=iterations, batch=batch, cl_dice=cl_dice,
+        name=name, patch=edges, iterations=iterations, batch=batch, cl_dice=cl_dice,
         mixing=mixing, matching=matching, device=device,
     )  # fmt: skip
     with working("training") as monitor:
@@ -123,22 +124,10 @@ def _centres(at: list[str], points: Path | None) -> list[tuple[int, int, int]]:
     from napari_openmedlab.axons.annotate import read_centres
 
     centres = [] if points is None else read_centres(points)
-    for text in at:
-        z, y, x = (int(v) for v in _three(text, "--at"))
-        centres.append((z, y, x))
+    centres += [three(text, "--at", int) for text in at]
     if not centres:
         raise typer.BadParameter("say where: --at z,y,x or --points TABLE.csv")
     return centres
-
-
-def _three(text: str, option: str) -> list[float]:
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) != 3:
-        raise typer.BadParameter(f"{option} reads 'z,y,x', got '{text}'")
-    return values
 
 
 def _cube(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from napari_openmedlab.cli.numbers import three
+
 if TYPE_CHECKING:
     from napari_openmedlab.axons.source import Source
 
@@ -76,23 +78,13 @@ def open_volume(
         if "voxel size" not in note or not voxel_size:
             say(f"Note: {note}")
     if voxel_size and voxel_size != _UNKNOWN:
-        return source.with_spacing(_three(voxel_size))
+        return source.with_spacing(three(voxel_size, "--voxel-size (um)", float, 0.0))
     if source.spacing is None and not voxel_size:
         raise typer.BadParameter(
             f"{image.name} does not state its voxel size. Give it as --voxel-size z,y,x in um, or "
             f"--voxel-size {_UNKNOWN} to work in voxels"
         )
     return source
-
-
-def _three(text: str) -> list[float]:
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) != 3 or min(values) <= 0:
-        raise typer.BadParameter(f"a voxel size reads 'z,y,x' in um, got '{text}'")
-    return values
 
 
 def say(text: str) -> None:

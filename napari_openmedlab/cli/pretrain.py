@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from napari_openmedlab.cli.finetune import Telling, graceful, say
+from napari_openmedlab.cli.numbers import three
 from napari_openmedlab.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ def pretrain(  # noqa: PLR0913  (a command has one parameter per option)
         size=size,
         iterations=iterations,
         batch=batch,
-        patch=_three(patch, int) if patch else None,
-        spacing=spacing if spacing in ("auto", "keep") else _three(spacing, float),
+        patch=three(patch, "--patch", int, 0) if patch else None,
+        spacing=spacing if spacing in ("auto", "keep") else three(spacing, "--spacing", float, 0.0),
         intensity=intensity,
         resolution_mode=mode,
         learning_rate=learning_rate,
@@ -146,14 +147,6 @@ def _settings(**options: Any) -> Any:
         return TrainSettings(**options)
     except SettingsError as error:
         raise typer.BadParameter(str(error)) from error
-
-
-def _three(text: str, kind: type) -> tuple[Any, ...]:
-    try:
-        z, y, x = (kind(part) for part in text.split(","))
-    except ValueError as error:
-        raise typer.BadParameter(f"'{text}' should be three numbers with commas") from error
-    return z, y, x
 
 
 def _show(found: CasesFound, plan: Plan) -> None:

@@ -74,7 +74,7 @@ def test_the_plan_alone_writes_nothing(openmedlab, stack, tmp_path):
         (("--region", "1:2,3"), "a region reads"),
         (("--region", "5:2,0:3,0:3"), "a region reads"),
         (("--region", "0:90,0:3,0:3"), "does not lie in brain"),
-        (("--voxel-size", "1,2"), "a voxel size reads"),
+        (("--voxel-size", "1,2"), "--voxel-size"),
         (("--engine", "built-in"), "finds no axons; take one of axon-filter"),
         (("--engine", "gone"), "there is no engine 'gone'"),
         (("--option", "size=3"), "has no option size"),

@@ -50,7 +50,7 @@ def test_a_plan_is_told_and_nothing_done(folder, tmp_path, openmedlab):
         ((), "give a folder of scans"),
         (("nowhere",), "does not exist"),
         (("SCANS",), "give a new folder"),
-        (("SCANS", "--patch", "3"), "three numbers"),
+        (("SCANS", "--patch", "3"), "three whole numbers"),
         (("SCANS", "--network", "unet"), "network is one of"),
         (("SCANS", "--init", "nothing"), "no model 'nothing'"),
     ],

@@ -25,7 +25,6 @@ from napari_openmedlab.models.checkpoints.reading import read_checkpoint
 from napari_openmedlab.models.checkpoints.skeleton import skeleton
 from napari_openmedlab.models.checkpoints.weight_files import (
     Steps,
-    file_sha256,
     hash_with,
     refuse_non_finite,
     write_weights,
@@ -33,7 +32,7 @@ from napari_openmedlab.models.checkpoints.weight_files import (
 from napari_openmedlab.models.contract import Monitor
 from napari_openmedlab.models.finetuned import ModelCard, card_metadata, read_card
 
-__all__ = ["Conversion", "convert", "file_sha256", "load_network"]
+__all__ = ["Conversion", "convert", "load_network"]
 
 _SPARE = 16 * 2**20  # bytes left on the disk besides the weights
 _NETWORK, _VARIANT, _SOURCE = "openmedlab.network", "openmedlab.variant", "openmedlab.source_sha256"

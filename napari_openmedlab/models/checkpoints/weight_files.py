@@ -1,4 +1,4 @@
-"""Write weights as safetensors tensor by tensor, hashed on the way; hash files.
+"""Write weights as safetensors tensor by tensor, hashed on the way.
 
 The format is eight bytes of header length, a JSON header, then the numbers of all tensors
 without gaps (https://huggingface.co/docs/safetensors). Writing it here keeps the memory at one
@@ -20,7 +20,7 @@ import torch
 from napari_openmedlab.errors import CheckpointError
 from napari_openmedlab.models.contract import Monitor
 
-__all__ = ["Steps", "file_sha256", "hash_with", "refuse_non_finite", "write_weights"]
+__all__ = ["Steps", "hash_with", "refuse_non_finite", "write_weights"]
 
 _CHUNK = 8 * 2**20
 _NAMES = {torch.float32: "F32", torch.int64: "I64"}
@@ -38,37 +38,6 @@ class Steps:
         """Report ``amount`` more bytes; raises ``Cancelled`` after a cancel."""
         self.done += amount
         self.monitor.step(min(self.done, self.total), self.total, text)
-
-
-def file_sha256(path: str | Path, monitor: Monitor | None = None) -> str:
-    """Return the sha256 of a file, read in pieces.
-
-    Parameters
-    ----------
-    path : str or Path
-    monitor : Monitor, optional
-        Hears of bytes done of bytes in all, and may cancel.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
-
-    Raises
-    ------
-    CheckpointError
-        If the file can't be read.
-    Cancelled
-        After a cancel.
-    """
-    path = Path(path)
-    try:
-        steps = Steps(monitor or Monitor(), path.stat().st_size)
-        return hash_with(steps, path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist", path) from error
-    except OSError as error:
-        raise CheckpointError(f"{path} can't be read: {error.strerror or error}", path) from error
 
 
 def hash_with(steps: Steps, path: Path) -> str:

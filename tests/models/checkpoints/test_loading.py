@@ -21,8 +21,9 @@ from safetensors.torch import load_file, save_file
 from napari_openmedlab.errors import Cancelled, CheckpointError, WriteError
 from napari_openmedlab.models import networks
 from napari_openmedlab.models.checkpoints import loading, weight_files
+from napari_openmedlab.models.checkpoints.disk import hash_file
 from napari_openmedlab.models.checkpoints.identify import AmbiguousCheckpoint
-from napari_openmedlab.models.checkpoints.loading import convert, file_sha256, load_network
+from napari_openmedlab.models.checkpoints.loading import convert, load_network
 from napari_openmedlab.models.checkpoints.skeleton import skeleton
 from napari_openmedlab.models.contract import Monitor
 
@@ -69,7 +70,7 @@ def test_convert_and_load(source, target, weights):
     done = convert(source, target)
     assert done.network == "fmunet"
     assert done.source_sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
-    assert done.sha256 == hashlib.sha256(target.read_bytes()).hexdigest() == file_sha256(target)
+    assert done.sha256 == hashlib.sha256(target.read_bytes()).hexdigest() == hash_file(target)
     assert done.size == target.stat().st_size
     assert done.tensors_dtype == "float32"
     json.dumps(dataclasses.asdict(done))
@@ -93,7 +94,7 @@ def test_others_can_read_what_is_written(source, target, weights):
     with safetensors.safe_open(target, "pt") as file:
         metadata = file.metadata()
     assert metadata["openmedlab.network"] == "fmunet"
-    assert metadata["openmedlab.source_sha256"] == file_sha256(source)
+    assert metadata["openmedlab.source_sha256"] == hash_file(source)
 
 
 def test_the_same_source_gives_the_same_bytes(source, target):
@@ -325,12 +326,12 @@ def test_nothing_is_left_to_chance(converted, target, monkeypatch):
 
 
 def test_changing_a_loaded_network_leaves_the_file(converted, target):
-    before = file_sha256(target)
+    before = hash_file(target)
     network = load_network(target, converted.network, converted.variant)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
-    assert file_sha256(target) == before
+    assert hash_file(target) == before
 
 
 @pytest.mark.parametrize("name", networks.names())

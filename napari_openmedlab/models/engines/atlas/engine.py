@@ -21,6 +21,7 @@ from napari_openmedlab.models.engines.atlas.aligning import Alignment, align, co
 from napari_openmedlab.models.engines.atlas.fusing import Guess, fuse, nowhere
 from napari_openmedlab.models.engines.atlas.working import STEP_MM, Worked, to_upright, work
 from napari_openmedlab.models.localisation import Found, Landmarks, Localisation, Template
+from napari_openmedlab.models.modality import looks_like_ct
 
 __all__ = ["Atlas"]
 
@@ -151,15 +152,8 @@ def _names(templates: Sequence[Template]) -> list[str]:
 
 
 def _is_ct(volume: Volume, contrast: str) -> bool:
-    """Return whether values are Hounsfield units: as told, as the reader knew, or by air."""
-    if contrast != "auto":
-        return contrast == "ct"
-    if volume.modality:
-        return volume.modality.upper() == "CT"
-    steps = tuple(slice(None, None, max(1, n // 40)) for n in volume.geometry.shape)
-    sample = np.asarray(volume.array[steps], dtype=np.float32)
-    sample = sample[np.isfinite(sample)]
-    return bool(sample.size and -4096 <= sample.min() < -500)
+    """Return whether values are Hounsfield units: as told, else as they look."""
+    return looks_like_ct(volume) if contrast == "auto" else contrast == "ct"
 
 
 def _advice(volume: Volume, templates: Sequence[Template]) -> Iterator[str]:

@@ -125,7 +125,8 @@ def derivatives(
     centre = np.float32(2.0) * flat[here]
     per = [_per_step(k) for k in sizes]
     pure = [
-        (flat[here - s] + flat[here + s] - centre) * (p * p) for s, p in zip(steps, per, strict=True)
+        (flat[here - s] + flat[here + s] - centre) * (p * p)
+        for s, p in zip(steps, per, strict=True)
     ]
     mixed = [
         np.float32(0.25)

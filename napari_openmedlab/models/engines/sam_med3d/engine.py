@@ -17,7 +17,6 @@ from napari_openmedlab.models.contract import Hint, Monitor, Prediction, Request
 from napari_openmedlab.models.engines.sam_med3d.advice import advice
 from napari_openmedlab.models.engines.sam_med3d.chain import Chain, start_from_mask, with_mask
 from napari_openmedlab.models.engines.sam_med3d.crops import SPACING_MM, WorkingGrid
-from napari_openmedlab.models.engines.sam_med3d.intensity import looks_like_ct
 from napari_openmedlab.models.engines.sam_med3d.steps import (
     Step,
     new_steps,
@@ -27,6 +26,7 @@ from napari_openmedlab.models.engines.sam_med3d.steps import (
 )
 from napari_openmedlab.models.engines.sam_med3d.work import Encodings, Prepared, Work, united
 from napari_openmedlab.models.engines.weights import Loaded, Weights
+from napari_openmedlab.models.modality import looks_like_ct
 
 __all__ = ["SamMed3D"]
 

@@ -5,28 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_openmedlab.geometry.boxes import Box
-from napari_openmedlab.geometry.volume import Volume
-
-__all__ = ["CT_LIMITS", "looks_like_ct", "normalise"]
+__all__ = ["CT_LIMITS", "normalise"]
 
 CT_LIMITS = (-1000.0, 1000.0)  # HU; training clips CT to these before everything else
-_AIR = -500  # no MR or microscope gives voxels below this, every CT with air does
-
-
-def looks_like_ct(volume: Volume) -> bool:
-    """Return whether intensities are Hounsfield units: by the file's word, else by its air."""
-    if volume.modality:
-        return volume.modality.upper() == "CT"
-    if volume.geometry.frame != "patient":
-        return False
-    # A few whole planes are read, not the volume: it may lie on disk.
-    depth = volume.geometry.shape[0]
-    for z in sorted({depth // 4, depth // 2, (3 * depth) // 4}):
-        plane = volume.crop(Box((z, 0, 0), (z + 1, *volume.geometry.shape[1:])))
-        if bool((plane < _AIR).any()):
-            return True
-    return False
 
 
 def normalise(

@@ -13,7 +13,6 @@ import numpy as np
 from napari_openmedlab.geometry.volume import Geometry, Volume
 from napari_openmedlab.models.catalogue import get_spec
 from napari_openmedlab.models.contract import Hint, Monitor, Prediction, Request
-from napari_openmedlab.models.engines.sam_med3d.intensity import looks_like_ct
 from napari_openmedlab.models.engines.sam_slices.answering import answer_request
 from napari_openmedlab.models.engines.sam_slices.encodings import Encodings
 from napari_openmedlab.models.engines.sam_slices.marks import axis_of
@@ -28,6 +27,7 @@ from napari_openmedlab.models.engines.sam_slices.protocols import (
 )
 from napari_openmedlab.models.engines.sam_slices.work import Memory, Prepared, Work
 from napari_openmedlab.models.engines.weights import Loaded, Weights
+from napari_openmedlab.models.modality import looks_like_ct
 
 __all__ = ["MedSam", "Sam", "SamMed2D", "SliceEngine"]
 
