@@ -42,7 +42,9 @@ def main(arguments: Sequence[str]) -> int:
     """Print one row per scene and rule: medians over the seeds."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks axon_quality")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--planes", type=int, nargs="*", default=[1, 2, 3, 4], help="drawn, per one")
+    parser.add_argument(
+        "--planes", type=int, nargs="*", default=[1, 2, 3, 4], help="drawn planes averaged into one"
+    )
     parser.add_argument("--real", type=Path)
     chosen = parser.parse_args(arguments)
     print("scene, rule: centre-line F1 (precision, recall; 2 of the finest voxels), clDice, Dice, ")
