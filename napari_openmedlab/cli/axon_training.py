@@ -17,6 +17,7 @@ from napari_openmedlab.cli.axon_volume import (
     open_volume,
     say,
 )
+from napari_openmedlab.cli.finetune import graceful, tell_progress
 from napari_openmedlab.cli.numbers import three
 from napari_openmedlab.errors import SettingsError
 
@@ -88,6 +89,13 @@ def train(  # noqa: PLR0913  (a command has one parameter per option)
         Path, typer.Argument(metavar="OUT", help="Folder of the run; the same again goes on.")
     ],
     name: Annotated[str, typer.Option(help="What the model shall be called.")] = "my axons",
+    init: Annotated[
+        str, typer.Option(help="Axon-Seg weights in the model store to start from, by name.")
+    ] = "",
+    held_out: Annotated[
+        int | None,
+        typer.Option(min=0, help="Cubes with axons to measure with. Default: one in five."),
+    ] = None,
     iterations: Annotated[int, typer.Option(min=1)] = 5000,
     batch: Annotated[int, typer.Option(min=1, help="Patches per iteration.")] = 2,
     patch: Annotated[
@@ -104,18 +112,27 @@ def train(  # noqa: PLR0913  (a command has one parameter per option)
     ] = 0.5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:0, mps.")] = "auto",
 ) -> None:
-    """Train Axon-Seg's plain network on your own cubes; the axon-seg engine then runs it."""
-    from napari_openmedlab.cli.progress import working
+    """Train Axon-Seg on your own cubes; the axon-seg engine then runs it.
+
+    The plain network from scratch, or what --init names. Ctrl-C stops after the iteration at hand.
+    """
     from napari_openmedlab.training.axon_training import AxonTraining, train_axons
 
-    edges = three(patch, "--patch", int, 0)
     settings = AxonTraining(
-        name=name, patch=edges, iterations=iterations, batch=batch, cl_dice=cl_dice,
-        mixing=mixing, matching=matching, device=device,
+        name=name, init=init, patch=three(patch, "--patch", int, 0), iterations=iterations,
+        batch=batch, held_out=held_out, cl_dice=cl_dice, mixing=mixing, matching=matching,
+        device=device,
     )  # fmt: skip
-    with working("training") as monitor:
-        trained = train_axons(cubes, out, settings, monitor=monitor)
-    say(f"{trained.result.iteration} iterations in {trained.result.seconds:.0f} s.")
+    with graceful("training") as monitor:
+        trained = train_axons(cubes, out, settings, monitor=monitor, on_event=tell_progress())
+    result = trained.result
+    say(f"{result.iteration} iterations in {result.seconds:.0f} s.")
+    if trained.measures:
+        measures = {"strict Dice": result.dice["axons"], **trained.measures}
+        words = ", ".join(f"{key} {value:.3f}" for key, value in measures.items())
+        say(f"Held-out cubes, weights of iteration {result.chosen}: {words}")
+    else:
+        say("No cube was held out: look at previews before a run.")
     name = trained.record.name
     say(f"Model: {name} (openmedlab axons IN OUT --engine axon-seg --option checkpoint={name})")
 

@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 
 from napari_openmedlab.errors import ReadError, SettingsError
 
-__all__ = ["AxonCubes", "TrainingCube", "cut_mix", "match_histogram", "read_cubes"]
+__all__ = [
+    "AxonCubes",
+    "TrainingCube",
+    "cut_mix",
+    "match_histogram",
+    "read_cubes",
+    "require_room",
+    "standardised",
+]
 
 _LEVELS = 4096  # quantiles by which histograms are matched
 
@@ -75,14 +83,7 @@ class AxonCubes:
     def __post_init__(self) -> None:
         if all(cube.is_artefact for cube in self.cubes):
             raise SettingsError("no cube holds an axon; mark some before training")
-        for cube in self.cubes:
-            if any(n < p for n, p in zip(cube.image.shape, self.patch, strict=True)):
-                size = " x ".join(map(str, cube.image.shape))
-                patch = " x ".join(map(str, self.patch))
-                raise SettingsError(
-                    f"cube '{cube.name}' has {size} voxels, less than a patch of {patch}; choose "
-                    "a smaller patch, or larger cubes"
-                )
+        require_room(self.cubes, self.patch)
 
     def draw(self, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Return a patch (1, z, y, x), mean 0 and deviation 1, and its classes (z, y, x)."""
@@ -99,9 +100,7 @@ class AxonCubes:
             image, label = cut_mix(image, label, other, corner)
         if self.turning:
             image, label = self._turned(image, label, rng)
-        spread = max(float(image.std()), 1e-8)
-        image = (image - np.float32(image.mean())) / np.float32(spread)
-        return np.ascontiguousarray(image[None]), np.ascontiguousarray(label)
+        return np.ascontiguousarray(standardised(image)[None]), np.ascontiguousarray(label)
 
     def _cut(
         self, cubes: Sequence[TrainingCube], rng: np.random.Generator
@@ -124,6 +123,23 @@ class AxonCubes:
         mirrored = tuple(axis for axis in range(3) if rng.random() < 0.5)
         image, label = np.rot90(image, quarter, (1, 2)), np.rot90(label, quarter, (1, 2))
         return np.flip(image, mirrored), np.flip(label, mirrored)
+
+
+def require_room(cubes: Sequence[TrainingCube], patch: tuple[int, int, int]) -> None:
+    """Raise :class:`SettingsError` if a cube is smaller than a patch."""
+    for cube in cubes:
+        if any(n < p for n, p in zip(cube.image.shape, patch, strict=True)):
+            size, edges = (" x ".join(map(str, each)) for each in (cube.image.shape, patch))
+            raise SettingsError(
+                f"cube '{cube.name}' has {size} voxels, less than a patch of {edges}; choose a "
+                "smaller patch, or larger cubes"
+            )
+
+
+def standardised(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return an image with mean 0 and deviation 1, as the network sees cubes."""
+    spread = max(float(image.std()), 1e-8)
+    return (image - np.float32(image.mean())) / np.float32(spread)
 
 
 def cut_mix(

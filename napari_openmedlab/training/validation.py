@@ -20,7 +20,7 @@ from napari_openmedlab.models.tiling.run import PlainScores, Tiling, run
 from napari_openmedlab.models.tiling.sinks import KeepLabels
 from napari_openmedlab.training.prepared import Prepared
 
-__all__ = ["HeldOut", "segment"]
+__all__ = ["HeldOut", "Relay", "segment"]
 
 _BATCH = 4  # windows at once on a graphics card
 
@@ -49,9 +49,11 @@ class HeldOut:
         found: list[list[float]] = [[] for _ in self.classes]
         for number, case in enumerate(self.cases):
             text = f"held-out case {number + 1} of {len(self.cases)}"
-            listening = _Relay(monitor, text)
+            listening = Relay(monitor, text)
+            z, y, x = case.image.shape
+            windows = Windows.pymic((z, y, x), self.preprocessing.patch, self.preprocessing.stride)
             outputs = len(self.classes) + 1
-            labels = segment(network, case.image, self.preprocessing, outputs, placement, listening)
+            labels = segment(network, case.image, windows, outputs, placement, listening)
             mine, true = labels[case.inside], np.asarray(case.labels[case.inside])
             for index in range(len(self.classes)):
                 value = _dice(mine, true, index + 1)
@@ -63,7 +65,7 @@ class HeldOut:
         }
 
 
-class _Relay(Monitor):
+class Relay(Monitor):
     """Passes a cancel on, and says which case is at hand."""
 
     def __init__(self, outer: Monitor, text: str) -> None:
@@ -78,7 +80,7 @@ class _Relay(Monitor):
 def segment(
     network: Any,
     image: NDArray[np.float32],
-    preprocessing: Preprocessing,
+    windows: Windows,
     outputs: int,
     placement: Placement,
     monitor: Monitor,
@@ -91,16 +93,14 @@ def segment(
         In eval mode, on the placement's device; returns (B, K, z, y, x) logits.
     image : ndarray of float32, shape (z, y, x)
         At least one window large.
-    preprocessing : Preprocessing
-        Windows and their distance.
+    windows : Windows
+        Of the image.
     outputs : int
         Classes with the background.
     placement : Placement
     monitor : Monitor
         Hears of each window; a cancel acts there.
     """
-    z, y, x = image.shape
-    windows = Windows.pymic((z, y, x), preprocessing.patch, preprocessing.stride)
     batch = _BATCH if placement.device != "cpu" else 1
     steps = [Placement(placement.device, placement.precision, batch)]
 
@@ -116,6 +116,7 @@ def segment(
         steps[0] = outcome.placement
         return PlainScores(outcome.value)
 
+    z, y, x = image.shape
     sink = KeepLabels((z, y, x), outputs)
     tiling = Tiling(windows, average="logits", batch=batch)
     run(np.ascontiguousarray(image)[None], tiling, scores, sink, monitor)

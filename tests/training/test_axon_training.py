@@ -1,12 +1,17 @@
 """Axon cubes become patches as described, and the training loop learns from them."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from benchmarks.axon_tubes import TubeScene, make_tubes
 from napari_openmedlab.axons.annotate import Cube, export_cubes
-from napari_openmedlab.errors import ReadError, SettingsError
+from napari_openmedlab.errors import CheckpointError, ReadError, SettingsError
+from napari_openmedlab.evaluation.axon_metrics import cl_dice
 from napari_openmedlab.geometry.boxes import Box
+from napari_openmedlab.models.contract import Monitor
 from napari_openmedlab.training.axon_samples import (
     AxonCubes,
     TrainingCube,
@@ -115,14 +120,110 @@ def test_the_loop_learns_with_the_loss_for_axons(cubes, tmp_path):
     assert np.mean(losses[-4:]) < np.mean(losses[:3]) - 0.1
 
 
-@pytest.mark.slow
-def test_the_plain_network_is_trained_stored_and_known_to_the_engine(cubes, tmp_path, monkeypatch):
+def _named(names, filled):
+    image, empty = np.zeros((1, 1, 1), np.float32), np.zeros((1, 1, 1), np.uint8)
+    return [TrainingCube(n, image, empty + f) for n, f in zip(names, filled, strict=True)]
+
+
+def test_a_fifth_of_the_cubes_is_held_out_whatever_their_order():
+    from napari_openmedlab.training.axon_held_out import split_cubes
+
+    cubes = _named("abcdefghijklmno", [1] * 10 + [0] * 5)
+    kept, out = split_cubes(cubes, None, seed=1)
+    assert [cube.is_artefact for cube in out] == [False, False, True]
+    assert sorted(c.name for c in (*kept, *out)) == sorted(c.name for c in cubes)
+    again = split_cubes(cubes[::-1], None, seed=1)
+    assert [c.name for c in again[1]] == [c.name for c in out]
+    others = {tuple(c.name for c in split_cubes(cubes, None, seed=n)[1]) for n in range(8)}
+    assert len(others) > 1
+
+
+def test_few_cubes_are_all_trained_on_and_one_always_stays():
+    from napari_openmedlab.training.axon_held_out import split_cubes
+
+    cubes = _named("abcdef", [1, 1, 1, 1, 0, 0])
+    assert split_cubes(cubes, None, seed=1)[1] == ()
+    assert split_cubes(cubes, 0, seed=1)[1] == ()
+    assert [c.is_artefact for c in split_cubes(cubes, 2, seed=1)[1]].count(True) == 1
+    with pytest.raises(SettingsError, match="4 of 4"):
+        split_cubes(cubes, 4, seed=1)
+
+
+def test_held_out_cubes_are_measured_as_named(cubes):
+    torch = pytest.importorskip("torch")
+    from napari_openmedlab.models.device import Placement
+    from napari_openmedlab.training.axon_held_out import HeldOutCubes
+    from napari_openmedlab.training.axon_samples import standardised
+
+    class Bright(torch.nn.Module):
+        """Calls axon what lies above 1."""
+
+        def forward(self, patch):
+            return torch.cat([torch.ones_like(patch), patch], dim=1)
+
+    bright = (standardised(cubes[0].image) > 1).astype(np.uint8)
+    half = bright.copy()
+    half[:, :, half.shape[2] // 2 :] = 0
+    place, monitor = Placement("cpu", "float32", 1), Monitor()
+    right = HeldOutCubes((TrainingCube("a", cubes[0].image, bright),), (32, 32, 64))
+    assert right(Bright(), place, monitor) == {"axons": 1.0}
+    assert set(right.measures(Bright(), place, monitor).values()) == {1.0}
+    others = (TrainingCube("a", cubes[0].image, half), cubes[2])
+    wrong = standardised(cubes[2].image) > 1
+    some = HeldOutCubes(others, (32, 32, 64))
+    dice = 2 * half.sum() / (half.sum() + bright.sum() + wrong.sum())
+    assert some(Bright(), place, monitor)["axons"] == pytest.approx(dice)
+    found = some.measures(Bright(), place, monitor)
+    assert found["artefact voxels taken for axon"] == pytest.approx(wrong.mean())
+    assert found["clDice"] == cl_dice(bright > 0, half > 0) < 0.9
+    assert found["centre-line F1 (2 voxels)"] < 0.9
+
+
+def test_a_start_from_what_does_not_fit_is_refused_before_anything_is_built():
     pytest.importorskip("torch")
+    from napari_openmedlab.models.checkpoints.records import Record
+    from napari_openmedlab.training import axon_training
+
+    class Store:
+        def get(self, name):
+            if name == "organs":
+                return Record("organs", "stu-net")
+            return Record(name, "axon-seg", {"patch_size": 64})
+
+    with pytest.raises(SettingsError, match="stu-net, which finds no axons"):
+        axon_training._start(axon_training.AxonTraining(init="organs"), Store())
+    with pytest.raises(SettingsError, match="64 x 64 x 64"):
+        axon_training._start(axon_training.AxonTraining(init="small"), Store())
+
+
+@pytest.mark.slow
+def test_a_network_is_trained_stored_known_to_the_engine_and_trained_further(
+    cubes, tmp_path, monkeypatch
+):
+    pytest.importorskip("torch")
+    from napari_openmedlab.models.checkpoints.store import ModelStore
     from napari_openmedlab.training.axon_training import AxonTraining, train_axons
 
     monkeypatch.setenv("OPENMEDLAB_MODELS", str(tmp_path / "models"))
-    settings = AxonTraining("My axons", (32, 32, 64), iterations=1, batch=1, device="cpu")
-    trained = train_axons(_folder(cubes, tmp_path / "cubes"), tmp_path / "run", settings)
+    folder = _folder(cubes, tmp_path / "cubes")
+    settings = AxonTraining(
+        "My axons", patch=(32, 32, 64), iterations=1, batch=1, held_out=1, device="cpu"
+    )
+    trained = train_axons(folder, tmp_path / "run", settings)
     assert trained.record.network == "axon-seg-plain"
     assert trained.record.name == "my-axons"
     assert trained.result.iteration == 1
+    told = json.loads((tmp_path / "run" / "held_out.json").read_text())
+    assert told["Dice"] == trained.result.dice["axons"]
+    assert told["clDice"] == trained.measures["clDice"]
+    assert len(told["cubes"]) == 1
+
+    settings = replace(settings, name="better", init="my-axons", learning_rate=1e-12, held_out=0)
+    further = train_axons(folder, tmp_path / "further", settings)
+    assert further.measures == {}
+    store = ModelStore()
+    first, second = (store.load(name).state_dict() for name in ("my-axons", "better"))
+    for key, value in first.items():
+        np.testing.assert_allclose(second[key], value, atol=1e-6, err_msg=key)
+    with pytest.raises(CheckpointError, match="another run"):  # it did not start from these weights
+        train_axons(folder, tmp_path / "further", replace(settings, init="", name="third"))
