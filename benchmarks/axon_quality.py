@@ -50,12 +50,13 @@ def main(arguments: Sequence[str]) -> int:
     print("scene, rule: centre-line F1 (precision, recall; 2 of the finest voxels), clDice, Dice, ")
     print("tolerant IoU as upstream, Mvoxel per CPU second")
     for title, plain in (("drawn axons", True), ("drawn axons, border, blobs", False)):
-        scenes = [
-            make_tubes(TubeScene(seed=n, edge=not plain, blobs=0 if plain else 10))
-            for n in range(chosen.seeds)
-        ]
         for planes in chosen.planes:
-            looks = [scene.binned(planes) for scene in scenes]
+            looks = [
+                make_tubes(
+                    TubeScene(seed=n, edge=not plain, blobs=0 if plain else 10, planes=planes)
+                )
+                for n in range(chosen.seeds)
+            ]
             where = title if planes == 1 else f"{title}, planes {planes} apart"
             for rule in (_RULE, _FILTER) if planes == 1 else (_RULE, _BLIND, _FILTER):
                 rows = [_row(rule, s.image, s.mask, s.points, s.spacing) for s in looks]

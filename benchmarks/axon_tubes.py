@@ -7,6 +7,7 @@ is right. Here the truth is what was drawn. Same seed, same volume.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,8 @@ class TubeScene:
         Bright balls of radius 4 to 9 voxels (cell bodies).
     noise : float
         Standard deviation of the read-out noise; shot noise grows with brightness beside it.
+    planes : int
+        So many planes are seen as one, with one plane's noise: a coarse step in z.
     seed : int
     """
 
@@ -53,6 +56,7 @@ class TubeScene:
     edge: bool = True
     blobs: int = 10
     noise: float = 20.0
+    planes: int = 1
     seed: int = 0
 
 
@@ -85,29 +89,6 @@ class TubeTruth:
     length: float
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
-    def binned(self, planes: int) -> TubeTruth:
-        """Return the volume as a coarser step in z sees it: so many planes averaged into one.
-
-        A voxel is in the mask if half of it was; planes left over at the end are dropped.
-        """
-        depth = self.image.shape[0] // planes
-        image, mask, artefacts = (
-            array[: depth * planes].reshape(depth, planes, *array.shape[1:]).mean(axis=1)
-            for array in (self.image, self.mask, self.artefacts)
-        )
-        inside = self.points[:, 0] < depth * planes - 0.5
-        points = self.points[inside].copy()
-        points[:, 0] = (points[:, 0] + 0.5) / planes - 0.5
-        return TubeTruth(
-            np.rint(image).astype(np.uint16),
-            mask >= 0.5,
-            points,
-            self.radii[inside],
-            artefacts > 0,
-            _STEP * len(points),
-            (planes * self.spacing[0], *self.spacing[1:]),
-        )
-
     @property
     def centre_line(self) -> NDArray[np.bool_]:
         """The centre-lines as voxels."""
@@ -122,6 +103,7 @@ def make_tubes(scene: TubeScene | None = None) -> TubeTruth:
     Returns
     -------
     TubeTruth
+        On the grid of the planes that are seen; a voxel is in the mask if half of it is.
     """
     scene = scene or TubeScene()
     rng = np.random.default_rng(scene.seed)
@@ -132,11 +114,25 @@ def make_tubes(scene: TubeScene | None = None) -> TubeTruth:
     signal, mask = _drawn(scene.shape, points, radii, light)
     tissue, artefacts = _surroundings(scene, rng)
     clean = ndimage.gaussian_filter(signal + tissue, 0.6).astype(np.float32)
+    if scene.planes > 1:
+        clean = _seen(clean, scene.planes)
+        mask, artefacts = (_seen(array, scene.planes) >= 0.5 for array in (mask, artefacts))
+        inside = points[:, 0] < len(clean) * scene.planes - 0.5
+        points, radii = points[inside], radii[inside]
+        points[:, 0] = (points[:, 0] + 0.5) / scene.planes - 0.5
     shot = np.sqrt(np.maximum(clean, 0.0))
     sigma = np.sqrt(scene.noise**2 + shot**2)
-    noisy = clean + rng.standard_normal(scene.shape, dtype=np.float32) * sigma
+    noisy = clean + rng.standard_normal(clean.shape, dtype=np.float32) * sigma
     image = np.clip(np.rint(noisy), 0, 65535).astype(np.uint16)
-    return TubeTruth(image, mask, points, radii, artefacts, _STEP * len(points))
+    spacing = (float(scene.planes), 1.0, 1.0)
+    return TubeTruth(image, mask, points, radii, artefacts, _STEP * len(points), spacing)
+
+
+def _seen(array: NDArray[Any], planes: int) -> NDArray[np.float32]:
+    """Return the means of so many planes each; what is left over at the end is dropped."""
+    depth = len(array) // planes
+    parts = array[: depth * planes].reshape(depth, planes, *array.shape[1:])
+    return parts.mean(axis=1, dtype=np.float32)
 
 
 @dataclass(frozen=True)

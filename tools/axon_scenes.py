@@ -38,7 +38,6 @@ def main() -> None:
     QTest.qWait(500)
     panel.preview_at((28, 88, 88))
     wait(panel)
-    panel.find.threshold.setValue(40)
     shoot(viewer, "axons_preview")
     with tempfile.TemporaryDirectory() as folder:
         panel.go.folder.setText("brain_axons")

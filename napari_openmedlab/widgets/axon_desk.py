@@ -65,7 +65,7 @@ class AxonDesk(QObject):
         self._life = WorkerLife(self._worker, self.activity)
         self._engine: tuple[str, Any] | None = None
         self._surveys: dict[tuple[Any, ...], Survey] = {}
-        self._waiting = 0
+        self._tasks: list[_Task] = []
         queued = Qt.ConnectionType.QueuedConnection
         self._worker.started.connect(self._on_started, queued)
         self._worker.progressed.connect(self._on_progress, queued)
@@ -77,7 +77,7 @@ class AxonDesk(QObject):
     @property
     def busy(self) -> bool:
         """Whether something runs or waits."""
-        return self._waiting > 0
+        return bool(self._tasks)
 
     # -- work ------------------------------------------------------------------------------
 
@@ -188,7 +188,7 @@ class AxonDesk(QObject):
             return text
 
         task.work = whole
-        self._waiting += 1
+        self._tasks.append(task)
         self.busy_changed.emit(True)
         self._worker.submit(task)
 
@@ -196,25 +196,26 @@ class AxonDesk(QObject):
         self.activity.begin(f"{task.doing} {task.title}".strip())
         self.said.emit(f"{task.doing} {task.title}".strip().capitalize() + "…", "busy")
 
-    def _on_progress(self, _: _Task, progress: Progress) -> None:
-        self.activity.report(progress)
-        self.progressed.emit(progress)
+    def _on_progress(self, task: _Task, progress: Progress) -> None:
+        if task in self._tasks:  # napari's progress bar lets events overtake each other
+            self.progressed.emit(progress)
+            self.activity.report(progress)
 
     def _on_finished(self, task: _Task, text: str) -> None:
-        self._ended()
+        self._ended(task)
         task.then(task.result)
         self.said.emit(text, "done")
 
     def _on_failed(self, task: _Task, error: OpenMedLabError) -> None:
-        self._ended()
+        self._ended(task)
         if isinstance(error, Cancelled):
             kept = " Finished blocks are kept; Run goes on." if "finding" in task.doing else ""
             self.said.emit(f"Cancelled.{kept}", "unsure")
         else:
             self.said.emit(str(error), "error")
 
-    def _ended(self) -> None:
-        self._waiting -= 1
-        if not self._waiting:
+    def _ended(self, task: _Task) -> None:
+        self._tasks.remove(task)
+        if not self._tasks:
             self.activity.end()
             self.busy_changed.emit(False)

@@ -228,3 +228,18 @@ def test_a_previewed_block_becomes_a_training_cube(viewer, panel, qtbot, tmp_pat
     assert "(0 voxels of axon)" in panel.go.status.text()
     names = sorted(p.name for p in (tmp_path / "training" / "images").iterdir())
     assert names == ["artefact-0002.nii.gz", "axon-0001.nii.gz"]
+
+
+def test_the_end_of_a_run_is_told_last_though_events_overtake_each_other(
+    panel, qtbot, tmp_path, monkeypatch
+):
+    def report(progress):  # napari's progress bar handles waiting events, the run's end among them
+        if progress.total and progress.done == progress.total:
+            wait(qtbot, panel)
+
+    monkeypatch.setattr(panel.desk.activity, "report", report)
+    panel.go.folder.setText(str(tmp_path / "run"))
+    panel.go.run.click()
+    wait(qtbot, panel)
+    qtbot.wait(50)
+    assert panel.go.status.text().startswith("Done"), panel.go.status.text()

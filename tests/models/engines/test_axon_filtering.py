@@ -47,8 +47,8 @@ def test_without_the_look_at_shapes_borders_count_as_axons(scene):
     assert lines.precision < 0.8
 
 
-def test_voxels_longer_along_z_are_taken_for_what_they_are(scene):
-    coarse = scene.binned(3)
+def test_voxels_longer_along_z_are_taken_for_what_they_are():
+    coarse = make_tubes(TubeScene(shape=(96, 96, 96), axons=12, blobs=6, planes=3, seed=3))
     known = FilterSettings(sizes=relative_sizes(coarse.spacing))
     (asked, overlap), (unasked, without) = (
         _found(score_block(coarse.image, settings), coarse) for settings in (known, None)
