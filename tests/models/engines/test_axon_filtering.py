@@ -53,9 +53,8 @@ def test_voxels_longer_along_z_are_taken_for_what_they_are():
     (asked, overlap), (unasked, without) = (
         _found(score_block(coarse.image, settings), coarse) for settings in (known, None)
     )
-    assert asked.f1 > unasked.f1 + 0.05
-    assert overlap > without + 0.05
-    assert asked.recall > 0.7
+    assert asked.f1 > max(0.7, unasked.f1 + 0.2)
+    assert overlap > max(0.7, without + 0.2)
 
 
 def test_the_shortest_side_of_a_voxel_is_the_measure():
