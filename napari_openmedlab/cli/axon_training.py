@@ -99,8 +99,8 @@ def train(  # noqa: PLR0913  (a command has one parameter per option)
     iterations: Annotated[int, typer.Option(min=1)] = 5000,
     batch: Annotated[int, typer.Option(min=1, help="Patches per iteration.")] = 2,
     patch: Annotated[
-        str, typer.Option(help="Voxels 'z,y,x' of a patch: multiples of 32, one above 32.")
-    ] = "128,128,128",
+        str, typer.Option(help="Voxels 'z,y,x' of a patch, multiples of 32; auto: by the cubes.")
+    ] = "auto",
     cl_dice: Annotated[
         float, typer.Option(min=0.0, help="Weight of clDice in the loss; 0 as published.")
     ] = 0.0,
@@ -119,22 +119,16 @@ def train(  # noqa: PLR0913  (a command has one parameter per option)
     from napari_openmedlab.training.axon_training import AxonTraining, train_axons
 
     settings = AxonTraining(
-        name=name, init=init, patch=three(patch, "--patch", int, 0), iterations=iterations,
-        batch=batch, held_out=held_out, cl_dice=cl_dice, mixing=mixing, matching=matching,
-        device=device,
+        name=name, init=init, iterations=iterations, batch=batch, held_out=held_out,
+        patch=None if patch == "auto" else three(patch, "--patch", int, 0),
+        cl_dice=cl_dice, mixing=mixing, matching=matching, device=device,
     )  # fmt: skip
     with graceful("training") as monitor:
         trained = train_axons(cubes, out, settings, monitor=monitor, on_event=tell_progress())
-    result = trained.result
-    say(f"{result.iteration} iterations in {result.seconds:.0f} s.")
-    if trained.measures:
-        measures = {"strict Dice": result.dice["axons"], **trained.measures}
-        words = ", ".join(f"{key} {value:.3f}" for key, value in measures.items())
-        say(f"Held-out cubes, weights of iteration {result.chosen}: {words}")
-    else:
-        say("No cube was held out: look at previews before a run.")
+    say(f"{trained.result.iteration} iterations in {trained.result.seconds:.0f} s.")
+    say(trained.sentence)
     name = trained.record.name
-    say(f"Model: {name} (openmedlab axons IN OUT --engine axon-seg --option checkpoint={name})")
+    say(f"openmedlab axons IN OUT --engine axon-seg --option checkpoint={name}")
 
 
 def _centres(at: list[str], points: Path | None) -> list[tuple[int, int, int]]:

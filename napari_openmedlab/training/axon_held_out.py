@@ -1,4 +1,7 @@
-"""Axon cubes that are not trained on: chosen, labelled by the network, measured."""
+"""Axon cubes that are not trained on: chosen, labelled by the network, measured.
+
+Importing this module imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,6 @@ from napari_openmedlab.models.contract import Monitor
 from napari_openmedlab.models.device import Placement
 from napari_openmedlab.models.tiling.placement import Windows
 from napari_openmedlab.training.axon_samples import TrainingCube, standardised
-from napari_openmedlab.training.validation import Relay, segment
 
 __all__ = ["HeldOutCubes", "split_cubes"]
 
@@ -111,6 +113,8 @@ class HeldOutCubes:
     def _labelled(
         self, network: Any, placement: Placement, monitor: Monitor
     ) -> Iterator[tuple[TrainingCube, NDArray[np.bool_]]]:
+        from napari_openmedlab.training.validation import Relay, segment
+
         stride = tuple(edge // 2 for edge in self.patch)
         for number, cube in enumerate(self.cubes):
             z, y, x = cube.image.shape

@@ -21,6 +21,7 @@ __all__ = [
     "AxonCubes",
     "TrainingCube",
     "cut_mix",
+    "fitting_patch",
     "match_histogram",
     "read_cubes",
     "require_room",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 _LEVELS = 4096  # quantiles by which histograms are matched
+_PUBLISHED, _STEP = 128, 32  # voxels: the published patch, and what the network halves evenly
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +125,24 @@ class AxonCubes:
         mirrored = tuple(axis for axis in range(3) if rng.random() < 0.5)
         image, label = np.rot90(image, quarter, (1, 2)), np.rot90(label, quarter, (1, 2))
         return np.flip(image, mirrored), np.flip(label, mirrored)
+
+
+def fitting_patch(cubes: Sequence[TrainingCube]) -> tuple[int, int, int]:
+    """Return the largest patch that every cube holds: multiples of 32, at most 128, one above 32.
+
+    Raises
+    ------
+    SettingsError
+        If the cubes are too small.
+    """
+    least = [min(cube.image.shape[axis] for cube in cubes) for axis in range(3)]
+    z, y, x = (min(_PUBLISHED, n // _STEP * _STEP) for n in least)
+    if min(z, y, x) < _STEP or max(z, y, x) <= _STEP:
+        raise SettingsError(
+            f"the smallest edges of the cubes are {' x '.join(map(str, least))} voxels; training "
+            "takes at least 32 along every axis and 64 along one: cut larger cubes"
+        )
+    return z, y, x
 
 
 def require_room(cubes: Sequence[TrainingCube], patch: tuple[int, int, int]) -> None:

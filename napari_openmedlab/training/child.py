@@ -16,6 +16,7 @@ from napari_openmedlab.errors import Cancelled, OpenMedLabError
 from napari_openmedlab.models.checkpoints.adopting import adopt
 from napari_openmedlab.models.checkpoints.locks import locked
 from napari_openmedlab.models.contract import Monitor
+from napari_openmedlab.training.axon_training import AXONS, resume_axons
 from napari_openmedlab.training.events import Control
 from napari_openmedlab.training.pretrain import PLAN, resume_pretraining
 from napari_openmedlab.training.run import Finished, resume
@@ -34,7 +35,8 @@ def serve(folder: Path, commands: IO[str]) -> Ended:
     Parameters
     ----------
     folder : Path
-        From :func:`.run.begin`, or of a run that stopped; events are written into it.
+        From :func:`.run.begin` or :func:`.axon_training.begin_axons`, or of a run that stopped;
+        events are written into it.
     commands : text file
         Is read in a thread of its own.
 
@@ -68,8 +70,11 @@ def _serve(folder: Path, commands: IO[str]) -> Ended:
 
 
 def _ended(folder: Path, monitor: Monitor, control: Control, tell: EventWriter) -> Ended:
-    go = resume_pretraining if (folder / PLAN).exists() else resume
     try:
+        if (folder / AXONS).exists():
+            trained = resume_axons(folder, monitor=monitor, control=control, on_event=tell)
+            return Ended("finished", trained.sentence, trained.record.name)
+        go = resume_pretraining if (folder / PLAN).exists() else resume
         done = go(folder, monitor=monitor, control=control, on_event=tell)
         name = adopt(done.path, done.card.title).name
         return Ended("finished", _sentence(done, name), name)

@@ -1,5 +1,6 @@
 """Axon cubes become patches as described, and the training loop learns from them."""
 
+import io
 import json
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import pytest
 
 from benchmarks.axon_tubes import TubeScene, make_tubes
 from napari_openmedlab.axons.annotate import Cube, export_cubes
-from napari_openmedlab.errors import CheckpointError, ReadError, SettingsError
+from napari_openmedlab.errors import CheckpointError, ReadError, SettingsError, WriteError
 from napari_openmedlab.evaluation.axon_metrics import cl_dice
 from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.models.contract import Monitor
@@ -16,8 +17,16 @@ from napari_openmedlab.training.axon_samples import (
     AxonCubes,
     TrainingCube,
     cut_mix,
+    fitting_patch,
     match_histogram,
     read_cubes,
+)
+from napari_openmedlab.training.axon_training import (
+    AXONS,
+    AxonTraining,
+    begin_axons,
+    resume_axons,
+    train_axons,
 )
 
 
@@ -97,7 +106,7 @@ def test_exported_cubes_are_read_back(cubes, tmp_path):
 
 def test_the_loop_learns_with_the_loss_for_axons(cubes, tmp_path):
     torch = pytest.importorskip("torch")
-    from napari_openmedlab.training.axon_training import AxonTraining, axon_task
+    from napari_openmedlab.training.axon_training import axon_task
     from napari_openmedlab.training.events import Step
     from napari_openmedlab.training.loop import run_loop
 
@@ -180,9 +189,8 @@ def test_held_out_cubes_are_measured_as_named(cubes):
 
 
 def test_a_start_from_what_does_not_fit_is_refused_before_anything_is_built():
-    pytest.importorskip("torch")
     from napari_openmedlab.models.checkpoints.records import Record
-    from napari_openmedlab.training import axon_training
+    from napari_openmedlab.training.axon_training import AxonTraining, _patch_of
 
     class Store:
         def get(self, name):
@@ -191,9 +199,37 @@ def test_a_start_from_what_does_not_fit_is_refused_before_anything_is_built():
             return Record(name, "axon-seg", {"patch_size": 64})
 
     with pytest.raises(SettingsError, match="stu-net, which finds no axons"):
-        axon_training._start(axon_training.AxonTraining(init="organs"), Store())
+        _patch_of(AxonTraining(init="organs"), Store())
     with pytest.raises(SettingsError, match="64 x 64 x 64"):
-        axon_training._start(axon_training.AxonTraining(init="small"), Store())
+        _patch_of(AxonTraining(init="small", patch=(128, 128, 128)), Store())
+    assert _patch_of(AxonTraining(init="small"), Store()) == (64, 64, 64)
+
+
+def test_the_patch_is_as_large_as_the_cubes_allow(cubes):
+    assert fitting_patch(cubes) == (32, 32, 64)
+    large = TrainingCube("large", np.zeros((200, 150, 128), np.float32), np.zeros(1, np.uint8))
+    assert fitting_patch([large]) == (128, 128, 128)
+    flat = TrainingCube("flat", np.zeros((20, 150, 128), np.float32), np.zeros(1, np.uint8))
+    with pytest.raises(SettingsError, match="20 x 150 x 128"):
+        fitting_patch([flat, large])
+
+
+def test_a_training_is_gone_on_with_only_as_it_was_begun(cubes, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENMEDLAB_MODELS", str(tmp_path / "models"))
+    folder, out = _folder(cubes, tmp_path / "cubes"), tmp_path / "run"
+    begin_axons(folder, out, AxonTraining(iterations=3))
+    plan = json.loads((out / AXONS).read_text())
+    assert plan["settings"]["patch"] == [32, 32, 64]
+    begin_axons(folder, out, AxonTraining(iterations=3))
+    with pytest.raises(WriteError, match="another training"):
+        begin_axons(folder, out, AxonTraining(iterations=4))
+    assert json.loads((out / AXONS).read_text()) == plan
+    with pytest.raises(CheckpointError, match="no model 'nowhere'"):
+        begin_axons(folder, tmp_path / "other", AxonTraining(init="nowhere"))
+    assert not (tmp_path / "other").exists()
+    (out / AXONS).write_text('{"format": 2}')
+    with pytest.raises(ReadError, match="newer version"):
+        resume_axons(out)
 
 
 @pytest.mark.slow
@@ -202,7 +238,7 @@ def test_a_network_is_trained_stored_known_to_the_engine_and_trained_further(
 ):
     pytest.importorskip("torch")
     from napari_openmedlab.models.checkpoints.store import ModelStore
-    from napari_openmedlab.training.axon_training import AxonTraining, train_axons
+    from napari_openmedlab.training.child import serve
 
     monkeypatch.setenv("OPENMEDLAB_MODELS", str(tmp_path / "models"))
     folder = _folder(cubes, tmp_path / "cubes")
@@ -219,11 +255,14 @@ def test_a_network_is_trained_stored_known_to_the_engine_and_trained_further(
     assert len(told["cubes"]) == 1
 
     settings = replace(settings, name="better", init="my-axons", learning_rate=1e-12, held_out=0)
+    begin_axons(folder, tmp_path / "further", settings)
+    ended = serve(
+        tmp_path / "further", io.StringIO()
+    )  # nobody steers: it stops before an iteration
+    assert ended.how == "stopped", ended.text
     further = train_axons(folder, tmp_path / "further", settings)
     assert further.measures == {}
     store = ModelStore()
     first, second = (store.load(name).state_dict() for name in ("my-axons", "better"))
     for key, value in first.items():
         np.testing.assert_allclose(second[key], value, atol=1e-6, err_msg=key)
-    with pytest.raises(CheckpointError, match="another run"):  # it did not start from these weights
-        train_axons(folder, tmp_path / "further", replace(settings, init="", name="third"))
