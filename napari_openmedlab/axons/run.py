@@ -22,8 +22,9 @@ from napari_openmedlab.axons.store import Results, RunFolder
 from napari_openmedlab.errors import Cancelled, WriteError
 from napari_openmedlab.models.blocks import BlockEngine
 from napari_openmedlab.models.contract import Monitor
+from napari_openmedlab.words import time_text
 
-__all__ = ["check_disk", "execute", "time_left", "time_text"]
+__all__ = ["check_disk", "execute", "time_left"]
 
 _POLL = 0.1  # seconds between looks at a stop
 _Item = tuple[Block, Any, float]
@@ -76,19 +77,6 @@ def check_disk(plan: Plan, folder: Path, part: float = 1.0) -> None:
             "choose another folder",
             folder,
         )
-
-
-def time_text(seconds: float) -> str:
-    """Return a duration for people.
-
-    Examples
-    --------
-    >>> time_text(200.0)
-    '3 min'
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def time_left(done: int, total: int, seconds: float) -> str:

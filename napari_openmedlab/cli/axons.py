@@ -220,8 +220,8 @@ def _executed(plan: Plan, out: Path, worker: Any, scheduler: str, monitor: Any) 
 def _show_plan(plan: Plan, out: Path) -> None:
     import math
 
-    from napari_openmedlab.axons.run import time_text
     from napari_openmedlab.models.checkpoints.disk import size_text
+    from napari_openmedlab.words import time_text
 
     settings: Settings = plan.settings
     say(f"{plan.source.name}: {_shape(plan.source.shape)} {plan.source.dtype}, "

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from napari_openmedlab.errors import SettingsError
+from napari_openmedlab.words import time_text
 
 if TYPE_CHECKING:
     from napari_openmedlab.models.contract import Monitor
@@ -316,7 +317,7 @@ class Telling:
             if event.iteration % every == 0 or event.iteration == 1:
                 say(
                     f"iteration {event.iteration} of {event.total}: loss {event.loss:.4f}, "
-                    f"{event.seconds:.2f} s each, {_duration(event.left)} left"
+                    f"{event.seconds:.2f} s each, {time_text(event.left)} left"
                 )
         elif isinstance(event, Validated):
             best = ", best so far" if event.best else ""
@@ -390,11 +391,3 @@ def _show_plan(plan: Plan) -> None:
 
 def _words(dice: Any) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in dice.items())
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

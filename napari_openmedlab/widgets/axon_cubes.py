@@ -71,7 +71,7 @@ class AxonCubes(QGroupBox):
         self.artefacts.setToolTip("An artefact cube: bright structures that are no axons")
         self.add = button(
             "Add to a folder…",
-            "Thin the label as published and add image and label; 'openmedlab finetune' takes it",
+            "Thin the label as published and add image and label, to be trained on below",
         )
         row = QHBoxLayout()
         row.addWidget(QLabel("Threshold"))

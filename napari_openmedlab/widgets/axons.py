@@ -17,7 +17,6 @@ from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
 from napari_openmedlab.axons.plan import Plan, Settings
 from napari_openmedlab.axons.preview import Preview
-from napari_openmedlab.axons.run import time_text
 from napari_openmedlab.axons.source import Source
 from napari_openmedlab.axons.store import Results
 from napari_openmedlab.bridge.axon_layers import (
@@ -31,7 +30,7 @@ from napari_openmedlab.bridge.positions import visible_box
 from napari_openmedlab.bridge.viewer import plain_viewer
 from napari_openmedlab.errors import GeometryError, OpenMedLabError, SettingsError
 from napari_openmedlab.geometry.boxes import Box
-from napari_openmedlab.models.catalogue import EngineSpec, engines
+from napari_openmedlab.models.catalogue import EngineSpec, engines, get_spec
 from napari_openmedlab.models.checkpoints.disk import size_text
 from napari_openmedlab.models.contract import Progress
 from napari_openmedlab.widgets.axon_cubes import AxonCubes
@@ -45,14 +44,17 @@ from napari_openmedlab.widgets.axon_sections import (
     RunSection,
     VolumeSection,
 )
+from napari_openmedlab.widgets.axon_training import AxonTrainingBox
 from napari_openmedlab.widgets.image_chooser import LayerChooser
 from napari_openmedlab.widgets.local_models import LocalModels
 from napari_openmedlab.widgets.model_door import open_models
 from napari_openmedlab.widgets.sections import scrolled
+from napari_openmedlab.words import time_text
 
 __all__ = ["AxonsWidget"]
 
 _WIDTH = 360
+_TRAINED = "axon-seg"  # the engine that runs what is trained here
 
 
 class AxonsWidget(QWidget):
@@ -99,7 +101,10 @@ class AxonsWidget(QWidget):
         self.cubes = AxonCubes(self.desk, self._viewer, self._previewed_block, self.say)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
-        parts = (self.volume, self.method, self.find, self.go, self.files, self.cubes)
+        self.training = AxonTrainingBox(self.desk, self._training_lacks)
+        parts = (
+            self.volume, self.method, self.find, self.go, self.files, self.cubes, self.training
+        )  # fmt: skip
         outer.addWidget(scrolled(parts))
 
     def _connect(self) -> None:
@@ -356,6 +361,10 @@ class AxonsWidget(QWidget):
 
     def _show_models(self) -> None:
         self.method.form.show_models(self._local.fitting(self.spec))
+        self.training.show_models(self._local.fitting(get_spec(_TRAINED)))
+
+    def _training_lacks(self) -> str:
+        return next(iter(get_spec(_TRAINED).missing()), "")
 
     def _on_image(self, image: Image | None) -> None:
         size = voxel_size_of(image) if image is not None and image.ndim == 3 else None
@@ -406,6 +415,7 @@ class AxonsWidget(QWidget):
             elif self._had_parent:
                 self.find.pick.setChecked(False)
                 self._chooser.stop()
+                self.training.close_run()
                 self.desk.close()
         return bool(super().event(event))
 

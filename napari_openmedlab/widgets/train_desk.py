@@ -6,21 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QObject, Qt, QTimer, Signal
+from qtpy.QtCore import QObject, Qt, Signal
 
 from napari_openmedlab.errors import Cancelled, OpenMedLabError
 from napari_openmedlab.models.contract import Progress
-from napari_openmedlab.training.events import Event
 from napari_openmedlab.training.jobs import Begun, Source, beginning, looking
 from napari_openmedlab.training.process import TrainingProcess
 from napari_openmedlab.training.settings import TrainSettings
 from napari_openmedlab.training.wire import Ended
+from napari_openmedlab.widgets.run_follower import RunFollower
 from napari_openmedlab.widgets.worker_bridge import WorkerBridge
 
 __all__ = ["TrainDesk"]
-
-_LOOK_MS = 150  # between two looks at what a run tells
-_LEAVE_SECONDS = 2.0  # a closing panel waits so long for the run to stop by itself
 
 
 class TrainDesk(QObject):
@@ -62,10 +59,9 @@ class TrainDesk(QObject):
         self._worker = worker
         self._generation: int | None = None
         self._busy = ""
-        self._process: TrainingProcess | None = None
-        self._timer = QTimer(self)
-        self._timer.setInterval(_LOOK_MS)
-        self._timer.timeout.connect(self._hear)
+        self._run = RunFollower(self)
+        self._run.heard.connect(self.heard)
+        self._run.ended.connect(self._on_ended)
         for signal, slot in self._links():
             signal.connect(slot, Qt.ConnectionType.QueuedConnection)
 
@@ -77,7 +73,7 @@ class TrainDesk(QObject):
     @property
     def process(self) -> TrainingProcess | None:
         """The run that is under way."""
-        return self._process
+        return self._run.process
 
     def look(self, source: Source) -> None:
         """Look at the cases of a source."""
@@ -101,14 +97,13 @@ class TrainDesk(QObject):
         WriteError, EngineError
             If the program can't be started.
         """
-        self._process = TrainingProcess(folder)
-        self._timer.start()
+        self._run.follow(folder)
         self._set("training")
 
     def cancel(self) -> None:
         """Stop what is being done; a run can be gone on with."""
-        if self._process is not None:
-            self._process.cancel()
+        if self.process is not None:
+            self.process.cancel()
         elif self._generation is not None:
             self._worker.cancel_work(self._tag)
             self._generation = None
@@ -116,13 +111,10 @@ class TrainDesk(QObject):
 
     def close(self) -> None:
         """Stop everything; a run keeps its state and ends by itself."""
-        self._timer.stop()
         if self._generation is not None:
             self._worker.cancel_work(self._tag)
             self._generation = None
-        process, self._process = self._process, None
-        if process is not None:
-            process.close(_LEAVE_SECONDS)
+        self._run.close()
         for signal, slot in self._links():
             signal.disconnect(slot)
 
@@ -166,20 +158,9 @@ class TrainDesk(QObject):
         if not isinstance(error, Cancelled):
             self.failed.emit(str(error))
 
-    def _hear(self) -> None:
-        process = self._process
-        if process is None:
-            return
-        events: list[Event | Ended] = process.events()
-        for event in events:
-            if isinstance(event, Ended):
-                self._timer.stop()
-                self._process = None
-                process.close(_LEAVE_SECONDS)
-                self._set("")
-                self.ended.emit(event)
-                return
-            self.heard.emit(event)
+    def _on_ended(self, ended: Ended) -> None:
+        self._set("")
+        self.ended.emit(ended)
 
     def _links(self) -> tuple[tuple[Any, Any], ...]:
         worker = self._worker

@@ -8,7 +8,9 @@ from block_engines import Smooth
 from napari.layers import Image, Labels
 from panel_hands import Hand
 
+from napari_openmedlab.axons.annotate import Cube, export_cubes
 from napari_openmedlab.axons.store import Results
+from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.models import catalogue
 
 SAMPLE = "light_sheet_axons"
@@ -243,3 +245,56 @@ def test_the_end_of_a_run_is_told_last_though_events_overtake_each_other(
     wait(qtbot, panel)
     qtbot.wait(50)
     assert panel.go.status.text().startswith("Done"), panel.go.status.text()
+
+
+@pytest.fixture
+def cubes(tmp_path, monkeypatch):
+    """A folder of six cubes, and a store of the test's own."""
+    monkeypatch.setenv("OPENMEDLAB_MODELS", str(tmp_path / "models"))
+    rng = np.random.default_rng(1)
+    made = []
+    for number in range(6):
+        image = rng.normal(300, 20, (32, 32, 64))
+        label = np.zeros(image.shape, dtype=bool)
+        label[8 + number : 11 + number, 10:13] = True
+        image[label] += 500
+        box = Box((0, 0, 0), image.shape)
+        made.append(Cube(image.astype(np.uint16), label, "axon", box))
+    export_cubes(tmp_path / "cubes", made, (2.0, 2.0, 2.0))
+    return tmp_path / "cubes"
+
+
+@pytest.mark.slow
+def test_cubes_are_trained_on_stopped_and_gone_on_with(cubes, panel, qtbot):
+    pytest.importorskip("torch")
+    box = panel.training
+    box.name.setText("Mine")
+    box.iterations.setValue(60)
+    box.begin(cubes)
+    qtbot.waitUntil(lambda: box.status.text().startswith("Iteration"), timeout=90_000)
+    assert not box.train.isEnabled()
+    assert panel.find.middle.isEnabled()  # the rest of the panel is free
+    box.stop.click()
+    qtbot.waitUntil(lambda: "go on" in box.status.text(), timeout=60_000)
+    assert box.status.severity == "unsure"
+    plan = cubes / "training-mine" / "axon_training.json"
+    plan.write_text(plan.read_text().replace('"iterations": 60', '"iterations": 2'))
+    box.iterations.setValue(2)
+    box.begin(cubes)
+    qtbot.waitUntil(lambda: "'mine' is ready" in box.status.text(), timeout=120_000)
+    assert "strict Dice" in box.status.text()
+    assert box.train.isEnabled()
+    qtbot.waitUntil(lambda: box.start.findData("mine") >= 0)
+    box.begin(cubes)  # the name is taken now
+    qtbot.waitUntil(lambda: "already is a model" in panel.go.status.text())
+
+
+def test_what_keeps_a_training_from_beginning_is_told(cubes, panel, qtbot, tmp_path, monkeypatch):
+    panel.training.begin(tmp_path / "nowhere")
+    wait(qtbot, panel)
+    assert "nowhere" in panel.go.status.text()
+    assert panel.go.status.severity == "error"
+    monkeypatch.setattr(panel.training, "_lacks", lambda: "Axon-Seg needs torch")
+    panel.training.begin(cubes)
+    assert panel.training.status.text() == "Axon-Seg needs torch"
+    assert not list(cubes.glob("training-*"))
