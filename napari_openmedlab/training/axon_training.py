@@ -51,6 +51,7 @@ AXONS = "axon_training.json"
 """What a folder of a training says of it."""
 
 _FORMAT = 1
+_FREE = ("name", "iterations", "device", "precision")  # may change when a training goes on
 _WEIGHTS, _HELD_OUT = "axons.safetensors", "held_out.json"
 _FRESH_RATE, _TAKEN_RATE = 3e-4, 1e-4  # published; and for weights that know axons already
 _LEAST_TRIES = 24  # measurements on held-out cubes in a run
@@ -138,9 +139,8 @@ class TrainedAxons:
         Of the model in the store: the axon-seg engine runs it.
     weights : Path
     result : LoopResult
-        Its Dice is that of the held-out cubes.
     measures : mapping of str to float
-        More of them, by name; empty if none were held out.
+        Of the held-out cubes, by name; empty if there are none.
     """
 
     record: Record
@@ -154,8 +154,7 @@ class TrainedAxons:
         ready = f"The model '{self.record.name}' is ready"
         if not self.measures:
             return f"{ready}. Nothing was held out: look at previews before a run."
-        told = {"strict Dice": self.result.dice["axons"], **self.measures}
-        words = ", ".join(f"{name} {value:.3f}" for name, value in told.items())
+        words = ", ".join(f"{name} {value:.3f}" for name, value in self.measures.items())
         return f"{ready}. Held-out cubes, weights of iteration {self.result.chosen}: {words}."
 
 
@@ -212,7 +211,8 @@ def begin_axons(folder: str | Path, out: str | Path, settings: AxonTraining | No
     folder : str or Path
         With ``images/`` and ``labels/``, as :func:`axons.annotate.export_cubes` makes it.
     out : str or Path
-        Folder of the run, new or of the same training.
+        Folder of the run, new or of the same training, whose name, iterations, device and
+        precision may be others now.
     settings : AxonTraining, optional
 
     Raises
@@ -240,14 +240,12 @@ def begin_axons(folder: str | Path, out: str | Path, settings: AxonTraining | No
         "settings": json.loads(json.dumps(asdict(replace(settings, patch=patch)))),
     }
     plan = out / AXONS
-    if plan.exists():
-        if read_json(plan) != wanted:
-            raise WriteError(
-                f"{out} holds another training (other cubes or settings); repeat its own, which "
-                f"stand in {plan.name}, or choose another folder or name",
-                out,
-            )
-        return
+    if plan.exists() and _learnt(read_json(plan)) != _learnt(wanted):
+        raise WriteError(
+            f"{out} holds another training (other cubes or settings); repeat its own, which "
+            f"stand in {plan.name}, or choose another folder or name",
+            out,
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -296,7 +294,7 @@ def resume_axons(
     if isinstance(task.validate, HeldOutCubes):
         measures = task.validate.measures(network, result.placement, monitor)
         names = [cube.name for cube in held_out]
-        write_json(out / _HELD_OUT, {"cubes": names, "Dice": result.dice["axons"], **measures})
+        write_json(out / _HELD_OUT, {"cubes": names, **measures})
     weights = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
     with staging(out) as stage:
         save_file(weights, stage / _WEIGHTS)
@@ -319,6 +317,12 @@ def train_axons(
     """
     begin_axons(folder, out, settings)
     return resume_axons(out, monitor=monitor, control=control, on_event=on_event)
+
+
+def _learnt(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a plan decides what is learnt in an iteration."""
+    chosen = dict(plan.get("settings", {}))
+    return {**plan, "settings": {k: v for k, v in chosen.items() if k not in _FREE}}
 
 
 def _plan_of(out: Path) -> tuple[Path, AxonTraining]:

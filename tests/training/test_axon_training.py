@@ -1,6 +1,5 @@
 """Axon cubes become patches as described, and the training loop learns from them."""
 
-import io
 import json
 from dataclasses import replace
 
@@ -220,9 +219,11 @@ def test_a_training_is_gone_on_with_only_as_it_was_begun(cubes, tmp_path, monkey
     begin_axons(folder, out, AxonTraining(iterations=3))
     plan = json.loads((out / AXONS).read_text())
     assert plan["settings"]["patch"] == [32, 32, 64]
+    begin_axons(folder, out, AxonTraining(iterations=9, device="cpu"))
+    assert json.loads((out / AXONS).read_text())["settings"]["iterations"] == 9
     begin_axons(folder, out, AxonTraining(iterations=3))
     with pytest.raises(WriteError, match="another training"):
-        begin_axons(folder, out, AxonTraining(iterations=4))
+        begin_axons(folder, out, AxonTraining(iterations=3, seed=4))
     assert json.loads((out / AXONS).read_text()) == plan
     with pytest.raises(CheckpointError, match="no model 'nowhere'"):
         begin_axons(folder, tmp_path / "other", AxonTraining(init="nowhere"))
@@ -238,7 +239,6 @@ def test_a_network_is_trained_stored_known_to_the_engine_and_trained_further(
 ):
     pytest.importorskip("torch")
     from napari_openmedlab.models.checkpoints.store import ModelStore
-    from napari_openmedlab.training.child import serve
 
     monkeypatch.setenv("OPENMEDLAB_MODELS", str(tmp_path / "models"))
     folder = _folder(cubes, tmp_path / "cubes")
@@ -250,16 +250,11 @@ def test_a_network_is_trained_stored_known_to_the_engine_and_trained_further(
     assert trained.record.name == "my-axons"
     assert trained.result.iteration == 1
     told = json.loads((tmp_path / "run" / "held_out.json").read_text())
-    assert told["Dice"] == trained.result.dice["axons"]
+    assert told["strict Dice"] == trained.result.dice["axons"]
     assert told["clDice"] == trained.measures["clDice"]
     assert len(told["cubes"]) == 1
 
     settings = replace(settings, name="better", init="my-axons", learning_rate=1e-12, held_out=0)
-    begin_axons(folder, tmp_path / "further", settings)
-    ended = serve(
-        tmp_path / "further", io.StringIO()
-    )  # nobody steers: it stops before an iteration
-    assert ended.how == "stopped", ended.text
     further = train_axons(folder, tmp_path / "further", settings)
     assert further.measures == {}
     store = ModelStore()

@@ -277,8 +277,6 @@ def test_cubes_are_trained_on_stopped_and_gone_on_with(cubes, panel, qtbot):
     box.stop.click()
     qtbot.waitUntil(lambda: "go on" in box.status.text(), timeout=60_000)
     assert box.status.severity == "unsure"
-    plan = cubes / "training-mine" / "axon_training.json"
-    plan.write_text(plan.read_text().replace('"iterations": 60', '"iterations": 2'))
     box.iterations.setValue(2)
     box.begin(cubes)
     qtbot.waitUntil(lambda: "'mine' is ready" in box.status.text(), timeout=120_000)
