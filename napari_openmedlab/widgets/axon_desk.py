@@ -20,7 +20,8 @@ from napari_openmedlab.errors import Cancelled, OpenMedLabError
 from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.models.catalogue import load_engine
 from napari_openmedlab.models.contract import Monitor, Progress
-from napari_openmedlab.widgets.model_jobs import Job, ModelWorker, WorkerLife
+from napari_openmedlab.widgets.model_jobs import Job, ModelWorker
+from napari_openmedlab.widgets.panel_end import PanelEnd
 from napari_openmedlab.widgets.worker_bridge import ActivityEntry
 
 __all__ = ["AxonDesk"]
@@ -62,7 +63,6 @@ class AxonDesk(QObject):
         super().__init__(panel)
         self._worker = ModelWorker()
         self.activity = ActivityEntry()
-        self._life = WorkerLife(self._worker, self.activity)
         self._engine: tuple[str, Any] | None = None
         self._surveys: dict[tuple[Any, ...], Survey] = {}
         self._tasks: list[_Task] = []
@@ -72,7 +72,10 @@ class AxonDesk(QObject):
         self._worker.finished.connect(self._on_finished, queued)
         self._worker.failed.connect(self._on_failed, queued)
         self.activity.cancelled.connect(self.cancel)
-        self._life.start(panel)
+        self._end = PanelEnd()
+        self._end.add(self.activity.end)
+        self._end.add(self._worker.close)
+        self._end.start(panel)
 
     @property
     def busy(self) -> bool:
@@ -160,9 +163,13 @@ class AxonDesk(QObject):
         """Stop what runs, at its next step."""
         self._worker.cancel()
 
+    def at_end(self, command: Callable[[], Any]) -> None:
+        """Call this as well when the panel ends."""
+        self._end.add(command)
+
     def close(self) -> None:
         """Stop for good."""
-        self._life.end()
+        self._end.call()
 
     # -- inside ----------------------------------------------------------------------------
 

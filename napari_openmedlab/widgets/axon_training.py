@@ -48,7 +48,8 @@ class AxonTrainingBox(QGroupBox):
         super().__init__("Training")
         self._desk, self._lacks = desk, lacks
         self._held_out = ""
-        self.follower = RunFollower(self)
+        self.follower = RunFollower()
+        desk.at_end(self.follower.close)
         self.follower.heard.connect(self._on_heard)
         self.follower.ended.connect(self._on_ended)
         self._build()
@@ -116,10 +117,6 @@ class AxonTrainingBox(QGroupBox):
 
         self._desk.export("preparing the training", work, self._follow)
 
-    def close_run(self) -> None:
-        """Let a run stop by itself: the panel goes."""
-        self.follower.close()
-
     # -- inside ----------------------------------------------------------------------------
 
     def _on_train(self) -> None:
@@ -133,6 +130,8 @@ class AxonTrainingBox(QGroupBox):
             self.status.say("Stopping after the iteration at hand…", "busy")
 
     def _follow(self, out: Path) -> None:
+        if self.follower.process is not None:  # pressed twice
+            return
         self._held_out = ""
         try:
             self.follower.follow(out)

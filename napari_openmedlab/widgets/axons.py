@@ -415,7 +415,6 @@ class AxonsWidget(QWidget):
             elif self._had_parent:
                 self.find.pick.setChecked(False)
                 self._chooser.stop()
-                self.training.close_run()
                 self.desk.close()
         return bool(super().event(event))
 

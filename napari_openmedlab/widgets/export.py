@@ -41,6 +41,7 @@ from napari_openmedlab.errors import OpenMedLabError
 from napari_openmedlab.io.suffixes import stem_of, suffix_of
 from napari_openmedlab.session.session import Session
 from napari_openmedlab.widgets.image_chooser import LayerChooser
+from napari_openmedlab.widgets.panel_end import PanelEnd
 from napari_openmedlab.widgets.sections import StatusLine, button, wrapped_label
 
 __all__ = ["ExportWidget"]
@@ -96,6 +97,9 @@ class _Follower:
         if session is not None:
             session.objects_changed.connect(self._on_change)
 
+    def stop(self) -> None:
+        self.follow(None)
+
     def _on_change(self) -> None:
         self._changed()
 
@@ -119,6 +123,7 @@ class ExportWidget(QWidget):
         self._soon.setSingleShot(True)
         self._soon.setInterval(0)
         self._follower = _Follower(self._soon.start)
+        self._end = PanelEnd()
         self._build()
         self._chooser = LayerChooser(
             viewer, self.source, _is_labels, preferred=_shows_session, parent=self
@@ -195,9 +200,9 @@ class ExportWidget(QWidget):
         self.path.textEdited.connect(self._on_path)
         self.browse.clicked.connect(self._on_browse)
         self.export.clicked.connect(self.run)
-        chooser, follower = self._chooser, self._follower
-        self.destroyed.connect(lambda: chooser.stop())
-        self.destroyed.connect(lambda: follower.follow(None))
+        self._end.add(self._chooser.stop)
+        self._end.add(self._follower.stop)
+        self._end.start(self)
 
     # -- what there is to export -----------------------------------------------------------
 

@@ -14,13 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qtpy.QtCore import QObject, Signal
-from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_openmedlab.errors import Cancelled, OpenMedLabError
 from napari_openmedlab.models.contract import Monitor, Progress
-from napari_openmedlab.widgets.worker_bridge import ActivityEntry
 
-__all__ = ["Job", "ModelWorker", "WorkerLife"]
+__all__ = ["Job", "ModelWorker"]
 
 logger = logging.getLogger(__name__)
 
@@ -145,33 +143,3 @@ class ModelWorker(QObject):
     def _send(self, signal: Any, *values: Any) -> None:
         if not self._closed:
             signal.emit(*values)
-
-
-class WorkerLife:
-    """Ends the worker, whichever way the panel goes: taken out, destroyed, or with napari.
-
-    It outlives the panel by a moment, so it is no widget and no child of one.
-    """
-
-    def __init__(self, worker: ModelWorker, activity: ActivityEntry) -> None:
-        self._worker = worker
-        self._activity = activity
-        self._ended = False
-
-    def start(self, panel: QWidget) -> None:
-        """End by itself when the panel is destroyed or the application quits."""
-        panel.destroyed.connect(self.end)
-        application = QApplication.instance()
-        if application is not None:
-            application.aboutToQuit.connect(self.end)
-
-    def end(self, *_: Any) -> None:
-        """Cancel what runs; the thread ends at its next step."""
-        if self._ended:
-            return
-        self._ended = True
-        application = QApplication.instance()
-        if application is not None:
-            application.aboutToQuit.disconnect(self.end)  # it would keep us alive
-        self._activity.end()
-        self._worker.close()

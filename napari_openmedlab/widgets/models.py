@@ -19,7 +19,7 @@ from napari_openmedlab.models.checkpoints.records import Entry
 from napari_openmedlab.models.contract import Progress
 from napari_openmedlab.widgets.model_asking import LicenceDialog
 from napari_openmedlab.widgets.model_imports import Importer, dropped_files
-from napari_openmedlab.widgets.model_jobs import Job, ModelWorker, WorkerLife
+from napari_openmedlab.widgets.model_jobs import Job, ModelWorker
 from napari_openmedlab.widgets.model_rows import ModelRow, State, about, join
 from napari_openmedlab.widgets.model_sections import (
     ActionSection,
@@ -28,6 +28,7 @@ from napari_openmedlab.widgets.model_sections import (
     WorkSection,
 )
 from napari_openmedlab.widgets.model_shelf import Shelf
+from napari_openmedlab.widgets.panel_end import PanelEnd
 from napari_openmedlab.widgets.worker_bridge import ActivityEntry
 
 __all__ = ["ModelsWidget"]
@@ -51,7 +52,9 @@ class ModelsWidget(QWidget):
         self._place = Path()
         self.worker = ModelWorker()
         self.activity = ActivityEntry()
-        self._life = WorkerLife(self.worker, self.activity)
+        self._end = PanelEnd()
+        self._end.add(self.activity.end)
+        self._end.add(self.worker.close)
         self.licence: LicenceDialog | None = None
         self._build()
         self.imports = Importer(self._shelf, self.work, self._submit)
@@ -91,7 +94,7 @@ class ModelsWidget(QWidget):
         self.folder.change_folder.clicked.connect(self._on_change_folder)
         for field in (self.folder.mirror, self.folder.proxy):
             field.editingFinished.connect(self._on_network)
-        self._life.start(self)
+        self._end.start(self)
 
     def sizeHint(self) -> QSize:
         """Ask for room for the first four columns; less will do."""
@@ -351,5 +354,5 @@ class ModelsWidget(QWidget):
             if self.parent() is not None:
                 self._had_parent = True
             elif self._had_parent:
-                self._life.end()
+                self._end.call()
         return bool(super().event(event))

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtWidgets import QApplication, QWidget
+from qtpy.QtWidgets import QWidget
 
 from napari_openmedlab.session.session import Session
+from napari_openmedlab.widgets.panel_end import PanelEnd
 from napari_openmedlab.widgets.worker_bridge import ActivityEntry
 from napari_openmedlab.widgets.workplace import Workplace
 
@@ -49,18 +50,14 @@ class PanelLife:
         self.controller: SegmentController | None = None
         workplace.join()
         self._chooser: LayerChooser | None = None
-        self._on_end: list[Any] = []
-        self._started = False
-        self._ended = False
+        self._remove_layers = False
+        self._end = PanelEnd()
+        self._end.add(self._stop)
 
     def start(self, panel: QWidget, chooser: LayerChooser) -> None:
         """Stop by itself when the panel is destroyed or the application quits."""
         self._chooser = chooser
-        self._started = True
-        panel.destroyed.connect(self._on_destroyed)
-        application = QApplication.instance()
-        if application is not None:
-            application.aboutToQuit.connect(self._on_destroyed)
+        self._end.start(panel)
 
     def note_saved(self, session: Session) -> None:
         """Remember that the user saved the session: unchanged since, it needs no recovery."""
@@ -68,26 +65,18 @@ class PanelLife:
 
     def at_end(self, command: Any) -> None:
         """Call this when the panel ends, before anything is closed."""
-        self._on_end.append(command)
+        self._end.add(command)
 
     def end(self, *, remove_layers: bool = False) -> None:
         """Stop everything once; ``remove_layers`` where the viewer goes on without the panel."""
-        if self._ended:
-            return
-        self._ended = True
-        application = QApplication.instance()
-        if application is not None and self._started:
-            application.aboutToQuit.disconnect(self._on_destroyed)  # it would keep us alive
-        for command in self._on_end:
-            command()
+        self._remove_layers = remove_layers
+        self._end.call()
+
+    def _stop(self) -> None:
         if self.controller is not None:
-            self.controller.close(remove_layers=remove_layers)
+            self.controller.close(remove_layers=self._remove_layers)
             self.controller = None
         self.activity.end()
         if self._chooser is not None:
             self._chooser.stop()
         self.workplace.leave()
-        self._on_end.clear()
-
-    def _on_destroyed(self, *_: Any) -> None:
-        self.end()

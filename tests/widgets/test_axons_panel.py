@@ -7,11 +7,13 @@ import tifffile
 from block_engines import Smooth
 from napari.layers import Image, Labels
 from panel_hands import Hand
+from threaded_run import InAThread
 
 from napari_openmedlab.axons.annotate import Cube, export_cubes
 from napari_openmedlab.axons.store import Results
 from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.models import catalogue
+from napari_openmedlab.widgets import run_follower
 
 SAMPLE = "light_sheet_axons"
 
@@ -265,8 +267,9 @@ def cubes(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_cubes_are_trained_on_stopped_and_gone_on_with(cubes, panel, qtbot):
+def test_cubes_are_trained_on_stopped_and_gone_on_with(cubes, panel, qtbot, monkeypatch):
     pytest.importorskip("torch")
+    monkeypatch.setattr(run_follower, "TrainingProcess", InAThread)
     box = panel.training
     box.name.setText("Mine")
     box.iterations.setValue(60)
@@ -285,6 +288,19 @@ def test_cubes_are_trained_on_stopped_and_gone_on_with(cubes, panel, qtbot):
     qtbot.waitUntil(lambda: box.start.findData("mine") >= 0)
     box.begin(cubes)  # the name is taken now
     qtbot.waitUntil(lambda: "already is a model" in panel.go.status.text())
+
+
+@pytest.mark.slow
+def test_a_window_closed_during_a_training_ends_it_cleanly(
+    viewer, cubes, panel, qtbot, monkeypatch
+):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(run_follower, "TrainingProcess", InAThread)
+    panel.training.begin(cubes)
+    qtbot.waitUntil(lambda: panel.training.status.text().startswith("Iteration"), timeout=90_000)
+    viewer.close()
+    qtbot.wait(50)  # the look-out for threads in conftest does the rest
+    assert (cubes / "training-my-axons" / "state.safetensors").exists()
 
 
 def test_what_keeps_a_training_from_beginning_is_told(cubes, panel, qtbot, tmp_path, monkeypatch):

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-
 import numpy as np
 import pytest
 from panel_hands import pump, wait_for
 from qtpy.QtCore import Qt
+from threaded_run import InAThread
 from training_phantoms import NAMES, scan, tiny
 
 from napari_openmedlab.bridge.layers import labels_to_layer_data, volume_to_layer_data
 from napari_openmedlab.bridge.training_data import layer_cases
 from napari_openmedlab.io.sidecar import LabelInfo
 from napari_openmedlab.models.checkpoints.store import ModelStore
-from napari_openmedlab.training.child import serve
 from napari_openmedlab.training.process import stopped_runs
-from napari_openmedlab.training.wire import EventReader
-from napari_openmedlab.widgets import train_desk
+from napari_openmedlab.widgets import run_follower
 from napari_openmedlab.widgets.workplace import Workplace
 
 pytest.importorskip("torch", reason="training needs the extra 'models'")
@@ -57,25 +53,6 @@ def shorten(panel, monkeypatch, **changes):
     given = {"patch": (16, 32, 32), "resolution_mode": 1, "batch": 1, "iterations": 4}
     settings = tiny(**given | {"validate_every": 2, "name": "Balls", "spacing": "keep"} | changes)
     monkeypatch.setattr(panel, "settings", lambda: settings)
-
-
-class InAThread:
-    """Trains in a thread instead of a program of its own: torch need not be loaded again."""
-
-    def __init__(self, folder):
-        self.folder, self._reader = folder, EventReader(folder)
-        ours, theirs = socket.socketpair()
-        self._line = ours
-        work = lambda: serve(folder, theirs.makefile())  # noqa: E731
-        self._thread = threading.Thread(target=work, name="openmedlab-test-run")
-        self._thread.start()
-
-    def events(self):
-        return self._reader.read()
-
-    def close(self, seconds=0.0):
-        self._line.close()
-        self._thread.join(60)
 
 
 def press(button):
@@ -270,7 +247,7 @@ def test_scans_without_labels_become_start_weights(viewer, panel, qtbot, monkeyp
     assert panel.cases.classes.rowCount() == 0
     assert not panel.cases.note.text()
     shorten(panel, monkeypatch, name="Night", iterations=2)
-    monkeypatch.setattr(train_desk, "TrainingProcess", InAThread)
+    monkeypatch.setattr(run_follower, "TrainingProcess", InAThread)
     press(panel.run.start)
     wait_for(qtbot, lambda: bool(panel.run.plot.losses), LONG)
     wait_for(qtbot, lambda: not panel.desk.busy, LONG)
@@ -285,7 +262,7 @@ def test_scans_without_labels_become_start_weights(viewer, panel, qtbot, monkeyp
 def test_a_window_closed_during_a_run_ends_it_cleanly(viewer, panel, qtbot, monkeypatch):
     add_case(viewer, 0)
     shorten(panel, monkeypatch, iterations=50_000, validate_every=50_000)
-    monkeypatch.setattr(train_desk, "TrainingProcess", InAThread)
+    monkeypatch.setattr(run_follower, "TrainingProcess", InAThread)
     press(panel.run.start)
     wait_for(qtbot, lambda: bool(panel.run.plot.losses), LONG)
     viewer.close()
