@@ -27,8 +27,14 @@ _LARGEST_COARSE = 24_000_000  # voxels of a coarse level that is held in memory
 _SAMPLE = (8, 48, 48)  # voxels of a sampled block
 _PLACES = (6, 3, 3)  # sampled blocks along z, y, x
 _ABOVE_DARK = 0.15  # of the way from the dark level to tissue: below, there is nothing
+_GLARE = 10.0  # times as bright as tissue: an injection site, which tells nothing of tissue
 _BINS = 512
+_SMALL_PART = 0.1  # of a volume: brighter parts smaller than this need not be all its tissue
+_APART = 6.0  # standard deviations of the darker part
+_NO_NOISE = 6.0  # standard deviations of noise: what lies farther from the median is a thing
+_SEEN_IN = 0.05  # of all cubes
 _CUBE = 8  # voxels
+_PER_STEP = 1.048  # deviation of Gaussian noise, per median step between two voxels
 
 
 @dataclass(frozen=True)
@@ -74,11 +80,15 @@ def survey(source: Source, region: Box, mode: Normalisation, monitor: Monitor) -
     number = _coarse_level(source)
     samples = _samples(source, region, monitor)
     means = _coarse_values(source, number, region) if number >= 0 else _means(samples)
-    dark = float(np.percentile(means, 0.5))
-    empty_below = dark + _ABOVE_DARK * (_tissue(means) - dark)
     cubes = [cube for block in samples for cube in _cubes(block)]
+    dark = float(np.percentile(means, 0.5))
+    typical = _tissue(means, cubes)
+    empty_below = dark + _ABOVE_DARK * (typical - dark)
     # A quarter of the voxels may be dark by noise; more, and the cube lies across a border.
     tissue = [cube for cube in cubes if np.percentile(cube, 25) >= empty_below] or cubes
+    noise = _noise(tissue)
+    glaring = max(dark + _GLARE * (typical - dark), typical + 3 * _GLARE * noise)
+    tissue = [cube for cube in tissue if cube.mean() <= glaring] or tissue
     values = np.concatenate([cube.ravel() for cube in tissue]).astype(np.float64)
     low, high = np.percentile(values, [0.1, 99.9])
     np.clip(values, low, high, out=values)
@@ -89,6 +99,7 @@ def survey(source: Source, region: Box, mode: Normalisation, monitor: Monitor) -
         dark=dark,
         low=float(low),
         high=float(max(high, low + 1e-6)),
+        noise=noise,
     )
     return Survey(intensity, float(empty_below), number)
 
@@ -183,8 +194,47 @@ def _cubes(block: NDArray[Any]) -> Iterator[NDArray[Any]]:
             yield from np.array_split(rows, x, axis=2)
 
 
-def _tissue(means: NDArray[np.float64]) -> float:
-    """Return the median of what lies above Otsu's threshold of the coarse grey values."""
+def _noise(cubes: list[NDArray[Any]]) -> float:
+    """Return the standard deviation of noise, from differences of neighbours along x.
+
+    Pairs of equal voxels don't count: in volumes whose background was taken off, most are 0.
+    """
+    steps = np.concatenate([np.diff(c.astype(np.float64), axis=2).ravel() for c in cubes])
+    steps = np.abs(steps[steps != 0.0])
+    return float(np.median(steps)) * _PER_STEP if len(steps) else 0.0
+
+
+def _tissue(means: NDArray[np.float64], cubes: list[NDArray[Any]]) -> float:
+    """Return the median of what is brighter than the background.
+
+    Otsu's threshold may split off something small and very bright instead: an injection site, a
+    pipette. Then what lies below is split again, if it has two parts that lie well apart. If not,
+    it is either the background of a small piece of tissue, which is mere noise, or all tissue.
+    """
+    threshold = _otsu(means)
+    while np.mean(means > threshold) < _SMALL_PART:
+        rest = means[means <= threshold]
+        lower = _otsu(rest)
+        if not _apart(rest, lower):
+            if _structured([cube for cube in cubes if cube.mean() <= threshold]):
+                return float(np.median(rest))
+            break
+        threshold = lower
+    above = means[means > threshold]
+    return float(np.median(above if len(above) else means))
+
+
+def _structured(cubes: list[NDArray[Any]]) -> bool:
+    """Return whether there is more than noise in some of the cubes."""
+    if not cubes or not (noise := _noise(cubes)):
+        return False
+    limit = _NO_NOISE * noise
+    seen = [np.count_nonzero(np.abs(cube - np.median(cube)) > limit) >= 3 for cube in cubes]
+    return float(np.mean(seen)) >= _SEEN_IN
+
+
+def _otsu(means: NDArray[np.float64]) -> float:
+    """Return Otsu's threshold, the outermost thousandths counted as what lies beside them."""
     low, high = np.percentile(means, [0.1, 99.9])
     if high <= low:
         return float(low)
@@ -195,5 +245,10 @@ def _tissue(means: NDArray[np.float64]) -> float:
     above = weight[-1] - weight
     with np.errstate(divide="ignore", invalid="ignore"):
         between = weight * above * (total / weight - (total[-1] - total) / above) ** 2
-    threshold = centres[int(np.nanargmax(between[:-1]))]
-    return float(np.median(means[means > threshold]))
+    return float(centres[int(np.nanargmax(between[:-1]))])
+
+
+def _apart(means: NDArray[np.float64], threshold: float) -> bool:
+    """Return whether a threshold parts two things: halves of noise lie 3 deviations apart."""
+    low, high = means[means <= threshold], means[means > threshold]
+    return bool(len(high)) and float(high.mean() - low.mean()) > _APART * float(low.std())

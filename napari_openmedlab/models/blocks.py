@@ -39,6 +39,8 @@ class Intensity:
         Grey level of empty background (camera offset), at most ``centre``.
     low, high : float
         Grey values between which a viewer shows the volume.
+    noise : float
+        Standard deviation from voxel to voxel, in grey values; 0 where it is not known.
     """
 
     mode: Normalisation = "volume"
@@ -47,9 +49,10 @@ class Intensity:
     dark: float = 0.0
     low: float = 0.0
     high: float = 1.0
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
-        values = (self.centre, self.spread, self.dark, self.low, self.high)
+        values = (self.centre, self.spread, self.dark, self.low, self.high, self.noise)
         if not np.isfinite(values).all() or self.spread <= 0:
             raise EngineError(
                 f"grey values can't be normalised with centre {self.centre} and spread "
@@ -79,9 +82,8 @@ class Intensity:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Intensity:
         """Return what :meth:`to_json` wrote."""
-        numbers = {
-            name: float(stored[name]) for name in ("centre", "spread", "dark", "low", "high")
-        }
+        names = ("centre", "spread", "dark", "low", "high", "noise")
+        numbers = {name: float(stored[name]) for name in names}
         return cls(cast("Normalisation", str(stored["mode"])), **numbers)
 
 

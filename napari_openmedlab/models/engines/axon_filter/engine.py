@@ -24,6 +24,7 @@ __all__ = ["ID", "AxonFilter"]
 
 ID = "axon-filter"
 _CHUNK = 128
+_NOISES = 8.0  # score 0.5 is then five standard deviations of what smoothing leaves of the noise
 
 
 class AxonFilter:
@@ -50,11 +51,11 @@ class AxonFilter:
     ) -> NDArray[np.float32]:
         """Return the filter's score, 0 to 1, for every voxel of a block."""
         monitor.step(0, 0, "filtering")
-        dark = context.intensity.dark if options["subtract_dark"] else 0.0
+        intensity = context.intensity
         settings = FilterSettings(
             shape=options["tubes_only"],
-            dark=dark,
-            floor=options["floor"],
+            dark=intensity.dark if options["subtract_dark"] else 0.0,
+            floor=options["floor"] or _NOISES * intensity.noise or 1.0,
             sizes=relative_sizes(context.spacing),
         )
         return score_block(block, settings)
