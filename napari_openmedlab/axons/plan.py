@@ -242,6 +242,10 @@ def make_plan(
         raise EngineError(f"{spec.title} does not score blocks of a volume", engine=spec.id)
     options = spec.check_options(settings.options)
     region = _checked(settings.region or source.whole, source)
+    provenance = dict(engine.provenance(options))
+    if options.get("checkpoint") == "":
+        # The model imported last, now: another one may come while the run goes on.
+        options["checkpoint"] = provenance.get("model", "")
     settings = replace(settings, options=MappingProxyType(options), region=region)
     layout = engine.layout(options)
     # Of the whole volume, so that previews and runs of any region agree.
@@ -251,7 +255,7 @@ def make_plan(
     blocks = blocks_of(region, layout)
     count = _workers(layout, settings.workers, _share(source, layout, blocks))
     plan = Plan(
-        source, settings, layout, found, dict(engine.provenance(options)), blocks,
+        source, settings, layout, found, provenance, blocks,
         _skipped(source, settings, layout, found, blocks),
         workers=count,
         memory=_memory(source, blocks, count * _share(source, layout, blocks)),
@@ -319,12 +323,29 @@ def _memory(source: Source, blocks: tuple[Block, ...], scoring: int) -> int:
     return int(_OVERHEAD + waiting + scoring)
 
 
+def _windows(layout: BlockLayout) -> bool:
+    """Whether an engine's work is counted in windows of a network; else in voxels."""
+    return layout.slabs or max(layout.step) > 1
+
+
 def _units(block: Block, layout: BlockLayout) -> float:
-    """Return how much work a block is: windows of a network, else voxels."""
-    if max(layout.step) > 1:
-        sizes = zip(block.core.shape, layout.step, strict=True)
-        return float(prod(-(-n // s) for n, s in sizes))
-    return float(block.read.size)
+    """Return how much work a block is."""
+    if not _windows(layout):
+        return float(block.read.size)
+    if layout.slabs:  # upstream's, with a window more at the end of every row and column
+        (_, rows, columns), (_, y, x) = block.core.shape, layout.core
+        return float((rows // y + 1) * (columns // x + 1))
+    more = 1 if layout.anchored else 0  # windows overlap: one begins before the core
+    sizes = zip(block.core.shape, layout.step, strict=True)
+    return float(prod(-(-n // s) + more for n, s in sizes))
+
+
+def _trial(middle: Box, layout: BlockLayout) -> Block:
+    """Return a small block of the shape the engine wants, around the middle of a core."""
+    edge = layout.core if layout.slabs else layout.step if _windows(layout) else (_TRIAL,) * 3
+    low = [(a + b - n) // 2 for a, b, n in zip(middle.start, middle.stop, edge, strict=True)]
+    core = Box((0, 0, 0), edge).shift(low)
+    return Block(0, core, core.grow(layout.halo))
 
 
 def _seconds(plan: Plan, engine: BlockEngine, monitor: Monitor) -> float:
@@ -333,12 +354,7 @@ def _seconds(plan: Plan, engine: BlockEngine, monitor: Monitor) -> float:
     if not todo:
         return 0.0
     monitor.step(0, 0, "timing a block")
-    stepped = max(plan.layout.step) > 1
-    edge = plan.layout.step if stepped else (_TRIAL, _TRIAL, _TRIAL)
-    middle = todo[len(todo) // 2].core
-    low = [(a + b - n) // 2 for a, b, n in zip(middle.start, middle.stop, edge, strict=True)]
-    core = Box((0, 0, 0), edge).shift(low)
-    trial = Block(0, core, core.grow(plan.layout.halo))
+    trial = _trial(todo[len(todo) // 2].core, plan.layout)
     began = time.perf_counter()
     voxels = plan.source.read(trial.read)
     reading = time.perf_counter() - began
@@ -348,8 +364,5 @@ def _seconds(plan: Plan, engine: BlockEngine, monitor: Monitor) -> float:
         scoring = time.perf_counter() - began
         if scoring > 10:
             break
-    return (
-        (scoring + reading / 2)
-        * sum(_units(b, plan.layout) for b in todo)
-        / _units(trial, plan.layout)
-    )
+    each = scoring / min(plan.workers, len(todo)) + reading / 2  # one thread reads meanwhile
+    return each * sum(_units(b, plan.layout) for b in todo) / _units(trial, plan.layout)

@@ -104,12 +104,18 @@ class Weights:
         How much the engine computes at a time where there is memory.
     half : {"bfloat16", "float16"}, optional
         The half precision its networks need; by default what the device does best.
+    steady : bool
+        Where memory runs out, only the batch is made smaller: device and precision stay, for
+        results that are put together from many calls.
     """
 
-    def __init__(self, engine_id: str, batch: int = 1, half: Half | None = None) -> None:
+    def __init__(
+        self, engine_id: str, batch: int = 1, half: Half | None = None, *, steady: bool = False
+    ) -> None:
         self._engine_id = engine_id
         self._batch = batch
         self._half = half
+        self._steady = steady
         self._asked: tuple[Any, ...] = ()
         self._loaded: Loaded | None = None
         self._steps: tuple[Placement, ...] = ()
@@ -166,9 +172,9 @@ class Weights:
         self.unload()
         choice = choose(options["device"])
         precision = precision_for(choice.device, options["precision"], self._half)
-        self._steps = fallbacks(
-            Placement(choice.device.id, precision, self._batch), self._half_of(choice.device)
-        )
+        first = Placement(choice.device.id, precision, self._batch)
+        steps = fallbacks(first, self._half_of(choice.device))
+        self._steps = tuple(s for s in steps if not self._steady or _alike(s, first))
         weights = weights_in_file(store.path(record.name))
         warning = shortage(MemoryNeed(weights, 0), choice.device)
         network = store.load(record.name)
@@ -191,6 +197,10 @@ class Weights:
         if loaded.placement.device != placement.device:
             network = network.to(placement.device)
         self._loaded = replace(loaded, network=network, placement=placement, notes=notes)
+
+
+def _alike(one: Placement, other: Placement) -> bool:
+    return (one.device, one.precision) == (other.device, other.precision)
 
 
 def choose_record(store: ModelStore, engine_id: str, name: str) -> Record:

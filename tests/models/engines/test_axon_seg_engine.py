@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from golden_networks import load_filled
 
-from napari_openmedlab.axons.plan import Settings, make_plan
+from napari_openmedlab.axons.plan import Settings, _trial, _units, make_plan
 from napari_openmedlab.axons.run import execute
 from napari_openmedlab.axons.source import source_of_array
 from napari_openmedlab.errors import Cancelled, CheckpointError, EngineError
@@ -139,3 +139,55 @@ def test_the_filter_in_blocks_is_the_filter_in_one_piece(tmp_path, spacing):
     wanted = score_block(whole, sizes)[tuple(slice(HALO, HALO + n) for n in plan.region.shape)]
     np.testing.assert_array_equal(results.probability[:], np.rint(wanted * 255).astype(np.uint8))
     assert results.labels[10:12, :, 39:41].mean() > 0.5
+
+
+def test_short_of_memory_a_run_keeps_device_and_precision(small, monkeypatch):
+    from napari_openmedlab.models.device import Choice, Device
+    from napari_openmedlab.models.engines import weights
+
+    card = Device("meta", "a card", 0, 0, halves=("bfloat16",))
+    monkeypatch.setattr(weights, "choose", lambda _: Choice(card, ""))
+    engine, tried = load_engine("axon-seg"), []
+
+    def forward(loaded, windows):
+        tried.append((loaded.placement.device, loaded.placement.precision, len(windows)))
+        raise MemoryError
+
+    monkeypatch.setattr(engine, "_forward", forward)
+    options = options_for(small, precision="float32")
+    block = np.zeros((88, 88, 88), np.uint16)  # eight windows
+    with pytest.raises(EngineError, match=r"device=cpu.* its device and precision"):
+        engine.score(block, BlockContext(Intensity()), options, Monitor())
+    assert {each[:2] for each in tried} == {("meta", "float32")}
+    assert [each[2] for each in tried] == [4, 2, 1]
+
+
+def test_a_run_names_the_model_it_begins_with(small, volume):
+    """Else one that is imported meanwhile would do the rest."""
+    engine, source = load_engine("axon-seg"), source_of_array(volume, name="cube")
+    plan = make_plan(source, Settings("axon-seg", options_for("")), engine, Monitor(), timed=False)
+    assert plan.settings.options["checkpoint"] == plan.provenance["model"] != ""
+
+
+@pytest.mark.parametrize("stitching", ["cores", "gaussian", "upstream"])
+def test_the_time_of_every_stitching_is_estimated(stitching, small, volume, monkeypatch):
+    """Windows the network is given in the run, times what one of them takes."""
+    engine, seen = load_engine("axon-seg"), []
+
+    def forward(loaded, windows):
+        seen.append(len(windows))
+        return [np.zeros(w.shape, np.float32) for w in windows]
+
+    monkeypatch.setattr(engine, "_forward", forward)
+    source = source_of_array(np.tile(volume, (2, 1, 1)), name="cube")
+    settings = Settings("axon-seg", options_for(small, stitching=stitching), skip_background=False)
+    plan = make_plan(source, settings, engine, Monitor())
+    assert plan.seconds > 0
+    trial = sum(seen) // 2  # it is scored twice
+    counted = sum(_units(b, plan.layout) for b in plan.blocks) * trial
+    counted /= _units(_trial(plan.blocks[0].core, plan.layout), plan.layout)
+    seen.clear()
+    for block in plan.blocks:
+        voxels = source.read(block.read, "zero" if plan.layout.slabs else "edge")
+        engine.score(voxels, plan.context, plan.settings.options, Monitor())
+    assert counted == sum(seen)

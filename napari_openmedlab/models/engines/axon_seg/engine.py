@@ -38,7 +38,7 @@ class AxonSegEngine:
     """
 
     def __init__(self) -> None:
-        self._weights = Weights(ID, batch=_BATCH)
+        self._weights = Weights(ID, batch=_BATCH, steady=True)
         self._formatted: Any = None
 
     def layout(self, options: Mapping[str, Any]) -> BlockLayout:
@@ -138,7 +138,10 @@ class AxonSegEngine:
                 part = [windows[n] for n in range(first, min(first + size, len(windows)))]
                 return self._forward(loaded, part)
 
-            found = self._weights.run(options, monitor, attempt)
+            try:
+                found = self._weights.run(options, monitor, attempt)
+            except EngineError as error:
+                raise _advised(error) from error
             yield from found
             done += len(found)
 
@@ -153,6 +156,20 @@ class AxonSegEngine:
             logits = loaded.network(patches)
             scores = torch.softmax(logits.float(), dim=1)[:, 1]
             return list(scores.cpu().numpy())
+
+
+def _advised(error: EngineError) -> EngineError:
+    """Return the error with advice that fits: the windows are as large as the network wants."""
+    if error.stage != "memory":
+        return error
+    return EngineError(
+        "There is not enough memory for one window of the network. Close other programs, or "
+        "choose half precision or the CPU (--option precision=half, --option device=cpu) for a "
+        "new run: all blocks of a run are computed alike, so one that is begun keeps its device "
+        "and precision. Its finished blocks are kept",
+        engine=ID,
+        stage="memory",
+    )
 
 
 def _record(options: Mapping[str, Any]) -> Record:
