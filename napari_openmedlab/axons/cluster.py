@@ -15,9 +15,10 @@ from typing import Any
 
 from napari_openmedlab.axons.plan import Plan, Settings, blocks_of
 from napari_openmedlab.axons.run import check_disk, time_left
+from napari_openmedlab.axons.run_folder import RunFolder, write_block
 from napari_openmedlab.axons.scoring import BlockWork
 from napari_openmedlab.axons.source import Address, Source, open_source
-from napari_openmedlab.axons.store import Results, RunFolder, label_level, write_block
+from napari_openmedlab.axons.store import Results, label_level
 from napari_openmedlab.axons.survey import Survey
 from napari_openmedlab.errors import EngineError, OpenMedLabError, ReadError
 from napari_openmedlab.geometry.boxes import Box

@@ -1,4 +1,8 @@
-"""The journal of a run: one line of JSON for each finished block, in order of finishing."""
+"""The journal of a run: one line of JSON for each finished block, in order of finishing.
+
+Other lines say what happened to all labels: ``relabel`` and ``relabelled`` stand around the making
+of labels at another threshold, ``levels`` after the coarser levels; each with the threshold.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from typing import Any
 from napari_openmedlab.errors import OpenMedLabError, ReadError, WriteError
 from napari_openmedlab.io.atomic import sentence
 
-__all__ = ["NAME", "add_line", "disk_errors_said", "read_lines"]
+__all__ = ["NAME", "add_line", "disk_errors_said", "lines_since", "read_lines"]
 
 NAME = "journal.jsonl"
 
@@ -35,6 +39,12 @@ def read_lines(folder: Path) -> list[dict[str, Any]]:
         if isinstance(entry, dict):
             entries.append(entry)
     return entries
+
+
+def lines_since(key: str, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the lines after the last one with a key; all of them if none has it."""
+    last = max((number for number, line in enumerate(lines) if key in line), default=-1)
+    return lines[last + 1 :]
 
 
 def add_line(folder: Path, facts: Mapping[str, Any]) -> None:

@@ -58,7 +58,7 @@ def traced(
     Raises
     ------
     ReadError
-        If the run is not finished, or found no axon.
+        If the run or its labels are not finished, or it found no axon.
     """
     _check_finished(results)
     thin = skeletonise(results.labels, results.spacing, skeleton, monitor=monitor)
@@ -102,7 +102,7 @@ def density_of(results: Results, edge: float, kind: Kind, monitor: Monitor) -> D
     Raises
     ------
     ReadError
-        If the run is not finished or its voxel size is not known.
+        If the run or its labels are not finished, or its voxel size is not known.
     SettingsError
         If the bins are smaller than the voxels.
     """
@@ -136,5 +136,12 @@ def _check_finished(results: Results) -> None:
         raise ReadError(
             f"the run in {results.folder} is not finished: {done} of {wanted} blocks are done; "
             "let it go on first",
+            results.folder,
+        )
+    if (threshold := results.relabelling) is not None:
+        raise ReadError(
+            f"the labels of the run in {results.folder} are only partly those of the threshold "
+            f"of {threshold:g}: making them was cut short; make the labels at {threshold:g} (or "
+            "another threshold) again first",
             results.folder,
         )

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from napari_openmedlab.axons.plan import IN_FLIGHT, Block, Plan
+from napari_openmedlab.axons.run_folder import RunFolder
 from napari_openmedlab.axons.scoring import BlockWork, Within
-from napari_openmedlab.axons.store import Results, RunFolder
+from napari_openmedlab.axons.store import Results
 from napari_openmedlab.errors import Cancelled, WriteError
 from napari_openmedlab.models.blocks import BlockEngine
 from napari_openmedlab.models.contract import Monitor

@@ -1,13 +1,11 @@
-"""The folder of a run: settings, journal, OME-Zarr of probability and labels."""
+"""The results in a run's folder: probability, and labels that are made of it at any threshold."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -16,28 +14,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_openmedlab import __version__
-from napari_openmedlab.axons.journal import NAME as JOURNAL
-from napari_openmedlab.axons.journal import add_line, disk_errors_said, read_lines
-from napari_openmedlab.axons.plan import Plan
+from napari_openmedlab.axons.journal import add_line, disk_errors_said, lines_since, read_lines
 from napari_openmedlab.errors import ReadError, WriteError
 from napari_openmedlab.geometry.boxes import Box
-from napari_openmedlab.io.atomic import sentence, staging
+from napari_openmedlab.io.atomic import staging
 from napari_openmedlab.io.ome_zarr_levels import BROKEN, reason
-from napari_openmedlab.io.ome_zarr_write import ImagePlace, add_labels, build_levels, create_image
+from napari_openmedlab.io.ome_zarr_write import ImagePlace, build_levels
 from napari_openmedlab.models.checkpoints.locks import locked
 from napari_openmedlab.models.contract import Monitor
 
-__all__ = ["LABELS", "Results", "RunFolder", "label_level", "quantised"]
+__all__ = [
+    "FORMAT",
+    "IMAGE",
+    "LABELS",
+    "LOCK",
+    "RUN",
+    "Results",
+    "finish",
+    "label_level",
+    "quantised",
+    "read_run",
+    "relabel",
+    "settle",
+    "write_run",
+]
 
 FORMAT = 1
 LABELS = "axons"
-_RUN, _IMAGE, _LOCK = "run.json", "axons.zarr", ".lock"
-# Where a run differs in one of these it is another run.
-_IDENTITY = (
-    "format", "version", "source", "region", "spacing", "engine", "options", "provenance",
-    "intensity", "skip_background", "core", "halo", "step", "chunk", "slabs",
-)  # fmt: skip
+RUN, IMAGE, LOCK = "run.json", "axons.zarr", ".lock"
 
 
 def quantised(score: NDArray[np.float32], *, truncate: bool = False) -> NDArray[np.uint8]:
@@ -81,9 +85,9 @@ class Results:
         import zarr
 
         folder = Path(folder)
-        run = _read_run(folder)
+        run = read_run(folder)
         try:
-            group = zarr.open_group(str(folder / _IMAGE), mode=mode)
+            group = zarr.open_group(str(folder / IMAGE), mode=mode)
             return cls(folder, run, group["0"], group[f"labels/{LABELS}/0"])
         except BROKEN as error:
             raise ReadError(
@@ -93,7 +97,7 @@ class Results:
     @property
     def image(self) -> Path:
         """The OME-Zarr of the probability."""
-        return self.folder / _IMAGE
+        return self.folder / IMAGE
 
     @property
     def label_image(self) -> Path:
@@ -147,104 +151,30 @@ class Results:
 
     @property
     def complete(self) -> bool:
-        """Whether all blocks and the coarser levels are there."""
-        return any(e.get("levels") == self.run["threshold"] for e in read_lines(self.folder))
+        """Whether all blocks, their labels and the coarser levels are there."""
+        levels = _levels(lines_since("relabel", read_lines(self.folder)))
+        return bool(levels) and levels[-1] == self.threshold
 
+    @property
+    def relabelling(self) -> float | None:
+        """The threshold of a relabel that is under way or was cut short; ``None``: there is none.
 
-class RunFolder:
-    """Creates a run's folder or goes on with it; writes blocks and keeps the journal."""
-
-    def __init__(self, results: Results, plan: Plan) -> None:
-        self.results = results
-        self._plan = plan
-        self._level = label_level(results.threshold)
-
-    @classmethod
-    @contextmanager
-    def of(cls, folder: str | Path, plan: Plan) -> Iterator[RunFolder]:
-        """Give the folder of a plan, new or with what is done, while no other program has it.
-
-        Raises
-        ------
-        WriteError
-            If the folder belongs to another run or is no run's, is in use, or can't be written.
+        Until it is made again some labels are of this threshold, some of the one before.
         """
-        folder = Path(folder)
-        run = _run_of(plan)
-        if not (folder / _RUN).exists():
-            _refuse_strangers(folder)
-        else:
-            _refuse_another(_read_run(folder), run, folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WriteError(sentence(error, folder.parent), folder) from error
-        with locked(folder / _LOCK, f"another program is working on the run in {folder}"):
-            if not (folder / _RUN).exists():
-                _create(folder, plan, run)
-            yield cls(Results.open(folder, "r+"), plan)
-
-    def write(self, number: int, score: NDArray[np.uint8] | None, seconds: float) -> None:
-        """Write a block's core and note it in the journal; ``None``: background, nothing to write.
-
-        Raises
-        ------
-        WriteError
-            If the disk is full or can't be written; the journal then doesn't name the block.
-        """
-        facts: dict[str, Any] = {"block": number, "seconds": round(seconds, 3)}
-        if score is None:
-            facts |= {"voxels": 0, "skipped": True}
-        else:
-            facts["voxels"] = write_block(self.results, self._plan, number, score, self._level)
-        self.note(facts)
-
-    def note(self, facts: Mapping[str, Any]) -> None:
-        """Add a line to the journal."""
-        add_line(self.results.folder, facts)
-
-    def finish(self, monitor: Monitor) -> None:
-        """Make the coarser levels, if that was not done."""
-        if not self.results.complete:
-            make_levels(self.results, monitor)
-
-
-def write_block(
-    results: Results, plan: Plan, number: int, score: NDArray[np.uint8], level: int
-) -> int:
-    """Write the core of a block, probability and labels, and see it on the disk.
-
-    Returns
-    -------
-    int
-        Voxels that are axon.
-    """
-    core = plan.blocks[number].core.relative_to(plan.region)
-    labels = (score >= level).view(np.uint8)
-    with disk_errors_said(results.folder):
-        for array, values, where in (
-            (results.probability, score, results.image / "0"),
-            (results.labels, labels, results.label_image / "0"),
-        ):
-            array[core.slices] = values
-            _settle(where, core, array.chunks)
-    return int(np.count_nonzero(labels))
-
-
-def make_levels(results: Results, monitor: Monitor, *, labels_only: bool = False) -> None:
-    """Make the coarser levels of probability and labels; the brightest voxel stands for all."""
-
-    def step(done: int, total: int) -> None:
-        monitor.step(done, total, "making coarser levels")
-
-    if not labels_only:
-        build_levels(results.image, results.place, "probability", "max", step)
-    build_levels(results.label_image, results.place, LABELS, "max", step)
-    add_line(results.folder, {"levels": results.threshold})
+        lines = read_lines(self.folder)
+        since = lines_since("relabel", lines)
+        if len(since) < len(lines):
+            ended = any("relabelled" in line for line in since)
+            return None if ended else float(lines[-1 - len(since)]["relabel"])
+        # Journals of earlier versions tell only by the threshold of the last coarser levels.
+        levels = _levels(lines)
+        return self.threshold if levels and levels[-1] != self.threshold else None
 
 
 def relabel(folder: str | Path, threshold: float, monitor: Monitor) -> Results:
     """Make the labels of a run anew at another threshold; no engine runs.
+
+    Cut short, it is made again by the next call, or by the run going on.
 
     Parameters
     ----------
@@ -263,121 +193,58 @@ def relabel(folder: str | Path, threshold: float, monitor: Monitor) -> Results:
     """
     if not 0 < threshold <= 1:
         raise WriteError(f"a threshold lies above 0 and at most at 1, got {threshold}")
-    results = Results.open(folder, "r+")
-    with locked(results.folder / _LOCK, f"another program is working on {folder}"):
-        whole = len(results.done()) and results.complete
-        _write_run(results.folder, {**results.run, "threshold": threshold})
+    folder = Path(folder)
+    read_run(folder)  # a folder that is no run's gets no lock
+    with locked(folder / LOCK, f"another program is working on {folder}"):
+        run = read_run(folder)
+        # Noted before anything changes, so that nobody takes labels of two thresholds for whole.
+        add_line(folder, {"relabel": threshold})
+        write_run(folder, {**run, "threshold": threshold})
         results = Results.open(folder, "r+")
-        level, boxes = label_level(threshold), list(results.blocks())
-        with disk_errors_said(results.folder):
-            for number, box in enumerate(boxes):
-                monitor.step(number, len(boxes), "labels at the new threshold")
-                score = np.asarray(results.probability[box.slices])
-                results.labels[box.slices] = (score >= level).view(np.uint8)
-        if whole:
-            make_levels(results, monitor, labels_only=True)
+        _make_labels(results, monitor)
+        if len(results.done()) == run["blocks"]:
+            finish(results, monitor)
     return results
 
 
-def _run_of(plan: Plan) -> dict[str, Any]:
-    source, settings = plan.source, plan.settings
-    spacing = source.spacing or (1.0, 1.0, 1.0)
-    base = source.volume.geometry.affine[[2, 1, 0], 3] if _has_origin(plan) else np.zeros(3)
-    origin = base + np.array(plan.region.start) * spacing
-    return {
-        "format": FORMAT,
-        "version": __version__,
-        "source": source.fingerprint(),
-        "name": source.name,
-        "address": source.address.to_json() if source.address else None,
-        "region": [list(plan.region.start), list(plan.region.stop)],
-        "spacing": list(source.spacing) if source.spacing else None,
-        "origin": [float(v) for v in origin],
-        "engine": settings.engine,
-        "options": dict(settings.options),
-        "provenance": dict(plan.provenance),
-        "intensity": plan.survey.to_json(),
-        "skip_background": settings.skip_background,
-        "threshold": settings.threshold,
-        "core": list(plan.layout.core) if not plan.layout.slabs else list(plan.chunks),
-        "halo": list(plan.layout.halo),
-        "step": list(plan.layout.step),
-        "chunk": list(plan.chunks),
-        "slabs": plan.layout.slabs,
-        "blocks": len(plan.blocks),
-    }
+def finish(results: Results, monitor: Monitor) -> None:
+    """Make what is missing once all blocks are done: labels of one threshold, coarser levels."""
+    if results.relabelling is not None:
+        add_line(results.folder, {"relabel": results.threshold})
+        _make_labels(results, monitor)
+    if not results.complete:
+        _make_levels(results, monitor)
 
 
-def _has_origin(plan: Plan) -> bool:
-    """Whether the source's own translation counts: an image in um with its own voxel size."""
-    geometry = plan.source.volume.geometry
-    return geometry.frame == "image" and geometry.unit == "um"
+def _make_labels(results: Results, monitor: Monitor) -> None:
+    level, boxes = label_level(results.threshold), list(results.blocks())
+    with disk_errors_said(results.folder):
+        for number, box in enumerate(boxes):
+            monitor.step(number, len(boxes), "labels at the new threshold")
+            score = np.asarray(results.probability[box.slices])
+            results.labels[box.slices] = (score >= level).view(np.uint8)
+            settle(results.label_image / "0", box, results.labels.chunks)
+    add_line(results.folder, {"relabelled": results.threshold})
 
 
-def _create(folder: Path, plan: Plan, run: dict[str, Any]) -> None:
-    place = ImagePlace(plan.source.spacing, tuple(run["origin"]))
-    image = folder / _IMAGE
-    # Without a run.json an image can only be the beginning of one that a crash cut short.
-    shutil.rmtree(image, ignore_errors=True)
-    (folder / JOURNAL).unlink(missing_ok=True)
-    create_image(image, plan.region.shape, np.uint8, plan.chunks, place, "probability")
-    add_labels(image, LABELS, place, plan.chunks)
-    _write_run(folder, run)
+def _make_levels(results: Results, monitor: Monitor) -> None:
+    """Make coarser levels; the brightest voxel stands for all. Those of probability only once."""
+
+    def step(done: int, total: int) -> None:
+        monitor.step(done, total, "making coarser levels")
+
+    if not _levels(read_lines(results.folder)):
+        build_levels(results.image, results.place, "probability", "max", step)
+    build_levels(results.label_image, results.place, LABELS, "max", step)
+    add_line(results.folder, {"levels": results.threshold})
 
 
-def _write_run(folder: Path, run: Mapping[str, Any]) -> None:
-    with staging(folder) as stage:
-        (stage / _RUN).write_text(json.dumps(run, indent=1), encoding="utf-8")
+def _levels(lines: list[dict[str, Any]]) -> list[float]:
+    """Return the thresholds at which the coarser levels were made, in turn."""
+    return [float(line["levels"]) for line in lines if "levels" in line]
 
 
-def _read_run(folder: Path) -> dict[str, Any]:
-    path = folder / _RUN
-    if not path.is_file():
-        raise ReadError(f"{folder} holds no run of axons ({_RUN} is missing)", folder)
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ReadError(f"{path} can't be read: {error}; start a new folder", path) from error
-    if not isinstance(run, dict) or run.get("format") != FORMAT:
-        raise ReadError(f"{path} was written by another version; start a new folder", path)
-    return run
-
-
-def _refuse_strangers(folder: Path) -> None:
-    """Raise if a folder that is not a run's holds anything but the beginning of one."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise WriteError(f"{folder} is a file; name a folder for the results", folder)
-    ours = {_IMAGE, _LOCK, JOURNAL}
-    found = {p.name for p in folder.iterdir() if not p.name.startswith(".openmedlab-")}
-    if found - ours or (_IMAGE in found and _LOCK not in found):
-        raise WriteError(
-            f"{folder} is not empty and holds no run of axons; choose a new folder, nothing was "
-            "changed",
-            folder,
-        )
-
-
-def _refuse_another(stored: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    plain = json.loads(json.dumps(wanted))
-    differing = [name for name in _IDENTITY if stored.get(name) != plain.get(name)]
-    if differing:
-        raise WriteError(
-            f"{folder} holds another run: it differs in {', '.join(differing)}. Choose another "
-            "folder, or repeat the run's own settings (in its run.json) to go on with it; nothing "
-            "was changed",
-            folder,
-        )
-    if stored["threshold"] != wanted["threshold"]:
-        raise WriteError(
-            f"the run in {folder} has the threshold {stored['threshold']:g}, not "
-            f"{wanted['threshold']:g}; change it there first: nothing has to be computed again",
-            folder,
-        )
-
-
-def _settle(where: Path, core: Box, chunks: tuple[int, ...]) -> None:
+def settle(where: Path, core: Box, chunks: tuple[int, ...]) -> None:
     """Have the chunks of a core on the disk: the journal must not run ahead of them."""
     spans = [
         range(a // c, -(-b // c)) for a, b, c in zip(core.start, core.stop, chunks, strict=True)
@@ -387,3 +254,29 @@ def _settle(where: Path, core: Box, chunks: tuple[int, ...]) -> None:
         if path.exists():  # chunks of zeros have no file
             with path.open("r+b") as file:
                 os.fsync(file.fileno())
+
+
+def write_run(folder: Path, run: Mapping[str, Any]) -> None:
+    """Write what a run is, in place of what was written before."""
+    with staging(folder) as stage:
+        (stage / RUN).write_text(json.dumps(run, indent=1), encoding="utf-8")
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return what a run is.
+
+    Raises
+    ------
+    ReadError
+        If the folder holds no run, or one of another version.
+    """
+    path = folder / RUN
+    if not path.is_file():
+        raise ReadError(f"{folder} holds no run of axons ({RUN} is missing)", folder)
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReadError(f"{path} can't be read: {error}; start a new folder", path) from error
+    if not isinstance(run, dict) or run.get("format") != FORMAT:
+        raise ReadError(f"{path} was written by another version; start a new folder", path)
+    return run
