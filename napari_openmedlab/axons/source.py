@@ -206,7 +206,7 @@ def open_source(
         stack: these stay on disk. Any other file ``io.api.read`` takes is read whole.
     series : str, optional
     index : int, optional
-        Which image, where there are several (channels, time points).
+        Which image, where there are several (channels, time points, stacks in a folder).
     gaps : {"stop", "fill"}
         What to do about missing or damaged slices of a folder.
     spacing : three floats, optional
@@ -221,7 +221,7 @@ def open_source(
     if path.exists() and ome_zarr.claims(path):
         volume = ome_zarr.read(path, series=series, index=index, lazy_bytes=0)
     elif path.exists() and is_folder_of_slices(path):
-        volume = read_slices(path, gaps)
+        volume = read_slices(path, gaps, series=series, index=index)
     elif path.exists() and tiff.claims(path):
         volume = tiff.read(path, series=series, index=index, lazy_bytes=0)
     else:

@@ -55,7 +55,8 @@ SeriesOption = Annotated[
     str | None, typer.Option(help="Which image, if there are several (see 'openmedlab info').")
 ]
 IndexOption = Annotated[
-    int | None, typer.Option(min=0, help="Which channel or time point, counted from 0.")
+    int | None,
+    typer.Option(min=0, help="Which channel, time point or stack of a folder, counted from 0."),
 ]
 
 

@@ -2,7 +2,8 @@
 
 * Voxels keep their order (z, y, x) and frame ``"image"``; a 2D image is one slice.
 * Channels, time points and other axes are chosen by ``index``; several images in a file (OME
-  series) or folder by ``series``. Nothing is guessed.
+  series) or folder (stacks, by their names) by ``series``. Nothing is guessed.
+* Where slices of a folder are missing by their numbers, the one before is shown, with a note.
 * The voxel size comes from OME or ImageJ metadata, in um. Where it isn't stated for all axes
   the volume has unit ``"pixel"`` and a note asks for it: TIFF's own resolution tags are print
   resolutions (72 dpi) far more often than measurements, and nothing is said of z.
@@ -12,9 +13,9 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from napari_openmedlab.geometry.frames import Reorientation
 from napari_openmedlab.geometry.volume import Geometry, Volume
 from napari_openmedlab.io.choices import ImageChoice, position_of_choice
 from napari_openmedlab.io.dicom_files import is_dicom_file
+from napari_openmedlab.io.slice_names import Stack, listed, natural_key, stacks_of
 from napari_openmedlab.io.source import SourceGrid
 from napari_openmedlab.io.tiff_pages import (
     READ_ERRORS,
@@ -36,7 +38,7 @@ from napari_openmedlab.io.tiff_pages import (
 )
 from napari_openmedlab.io.tiff_scale import VoxelSize, voxel_size
 
-__all__ = ["claims", "is_tiff", "list_images", "natural_key", "read"]
+__all__ = ["claims", "is_tiff", "list_images", "read"]
 
 _SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".tf2")
 _SNIFFED = 100  # other files of a folder looked at before it counts as a TIFF folder
@@ -98,8 +100,9 @@ def read(
     path : Path
         A folder's slices are put in the order of the numbers in their names.
     series : str, optional
-        Key from :func:`list_images`, or the part of one before a slash: in a folder the file's
-        name, in a file with several images their number from 0.
+        Key from :func:`list_images`, or the part of one before a slash: in a folder of slices
+        the pattern of their names, in one of stacks the file's name, in a file with several
+        images their number from 0.
     index : int, optional
         Number (from 0) among the images, in the order of :func:`list_images`.
     lazy_bytes : int, optional
@@ -149,7 +152,9 @@ def _images(path: Path) -> list[_Image]:
         raise ReadError(f"{path} holds no TIFF file", path)
     singles = [_images_of_file(p) for p in files]
     if all(len(images) == 1 and images[0].shape[0] == 1 for images in singles):
-        return [_stacked([images[0] for images in singles], path)]
+        of = {file: images[0] for file, images in zip(files, singles, strict=True)}
+        stacks = stacks_of(files)
+        return [_stacked(stack, of, path, several=len(stacks) > 1) for stack in stacks]
     return [
         _Image(
             f"{file.name}/{image.key}" if len(images) > 1 else file.name,
@@ -165,14 +170,9 @@ def _images(path: Path) -> list[_Image]:
     ]
 
 
-def natural_key(name: str) -> list[tuple[int, int | str]]:
-    """Return a sort key by which ``slice10`` comes after ``slice9``."""
-    parts = re.split(r"(\d+)", name.casefold())
-    return [(1, int(p)) if p.isdecimal() else (0, p) for p in parts if p]
-
-
-def _stacked(slices: list[_Image], folder: Path) -> _Image:
+def _stacked(stack: Stack, of: Mapping[Path, _Image], folder: Path, *, several: bool) -> _Image:
     """Make one image of 2D files of equal size and type."""
+    slices = [of[file] for file in stack.files]
     first = slices[0]
     for other in slices[1:]:
         if (other.shape, other.dtype) != (first.shape, first.dtype):
@@ -182,38 +182,33 @@ def _stacked(slices: list[_Image], folder: Path) -> _Image:
                 "of one stack into a folder of their own",
                 other.planes[0].path,
             )
-    voxel = first.voxel if len(slices) == 1 else first.voxel.without_z()
+    # Slices that are missing are shown as the one before: those behind then lie where they are.
+    counts = (1,) * len(slices) if stack.is_sparse else stack.counts
+    planes = [s.planes[0] for s, count in zip(slices, counts, strict=True) for _ in range(count)]
     return _Image(
-        key="0",
-        title=folder.name,
-        planes=tuple(s.planes[0] for s in slices),
-        shape=(len(slices), *first.shape[1:]),
+        key=stack.pattern if several else "0",
+        title=f"{folder.name}, {stack.pattern}" if several else folder.name,
+        planes=tuple(planes),
+        shape=(len(planes), *first.shape[1:]),
         dtype=first.dtype,
-        voxel=voxel,
-        notes=_gap_notes([s.planes[0].path.stem for s in slices]),
+        voxel=first.voxel if len(planes) == 1 else first.voxel.without_z(),
+        notes=_gap_notes(stack),
     )
+
+
+def _gap_notes(stack: Stack) -> tuple[str, ...]:
+    if not stack.missing:
+        return ()
+    shown = (
+        "more than there are, so the stack is shown without them and its length along z is not true"
+        if stack.is_sparse
+        else "the slice before is shown there"
+    )
+    return (f"{listed(stack.missing)}; {shown}",)
 
 
 def _size(image: _Image) -> str:
     return f"{image.shape[1]} x {image.shape[2]} {image.dtype}"
-
-
-def _gap_notes(stems: list[str]) -> tuple[str, ...]:
-    """Say which slice numbers are left out in file names that are numbered one by one."""
-    found = [re.search(r"(\d+)\D*$", stem) for stem in stems]
-    numbers = [int(m.group(1)) for m in found if m]
-    if len(numbers) < len(stems) or len(numbers) < 3:
-        return ()
-    steps = [b - a for a, b in pairwise(numbers)]
-    usual = sorted(steps)[(len(steps) - 1) // 2]
-    gaps = [i for i, step in enumerate(steps) if step != usual]
-    if usual < 1 or not gaps:
-        return ()
-    named = ", ".join(f"{stems[i]} and {stems[i + 1]}" for i in gaps[:3])
-    return (
-        f"slices seem to be missing by their file names (between {named}): the stack is shown "
-        "without a gap there, so its length along z is not true",
-    )
 
 
 def _images_of_file(path: Path) -> list[_Image]:
