@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -35,7 +36,7 @@ __all__ = ["IN_FLIGHT", "Block", "Plan", "Settings", "blocks_of", "make_plan", "
 IN_FLIGHT = 2
 """Blocks that are read ahead of the one being computed."""
 
-_TRIAL = 96  # voxels along each edge of the block that is timed, for engines without steps
+_STORING = 3e-8  # seconds a voxel for writing it and the coarser levels, measured
 _OVERHEAD = 300 * 2**20  # the program itself
 _PYRAMID = 8 / 7
 
@@ -340,29 +341,41 @@ def _units(block: Block, layout: BlockLayout) -> float:
     return float(prod(-(-n // s) + more for n, s in sizes))
 
 
-def _trial(middle: Box, layout: BlockLayout) -> Block:
-    """Return a small block of the shape the engine wants, around the middle of a core."""
-    edge = layout.core if layout.slabs else layout.step if _windows(layout) else (_TRIAL,) * 3
-    low = [(a + b - n) // 2 for a, b, n in zip(middle.start, middle.stop, edge, strict=True)]
-    core = Box((0, 0, 0), edge).shift(low)
+def _trial(middle: Block, layout: BlockLayout) -> Block:
+    """Return a block to be timed: one window of a network, else a block as it comes."""
+    if not _windows(layout):
+        return middle
+    edge = layout.core if layout.slabs else layout.step
+    spans = zip(middle.core.start, middle.core.stop, edge, strict=True)
+    core = Box((0, 0, 0), edge).shift([(a + b - n) // 2 for a, b, n in spans])
     return Block(0, core, core.grow(layout.halo))
 
 
 def _seconds(plan: Plan, engine: BlockEngine, monitor: Monitor) -> float:
-    """Time a small block twice, the first to warm up, and scale up."""
+    """Time a block twice, the first to warm up, so many at once as in the run; scale up."""
     todo = [b for b in plan.blocks if b.number not in plan.skipped]
     if not todo:
         return 0.0
     monitor.step(0, 0, "timing a block")
-    trial = _trial(todo[len(todo) // 2].core, plan.layout)
+    trial = _trial(todo[len(todo) // 2], plan.layout)
     began = time.perf_counter()
     voxels = plan.source.read(trial.read)
     reading = time.perf_counter() - began
-    for _ in range(2):
-        began = time.perf_counter()
+    at_once = min(plan.workers, len(todo))
+
+    def score(_: int) -> None:
         engine.score(voxels, plan.context, plan.settings.options, monitor)
-        scoring = time.perf_counter() - began
-        if scoring > 10:
-            break
-    each = scoring / min(plan.workers, len(todo)) + reading / 2  # one thread reads meanwhile
-    return each * sum(_units(b, plan.layout) for b in todo) / _units(trial, plan.layout)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        for _ in range(2):
+            began = time.perf_counter()
+            if at_once > 1:
+                list(pool.map(score, range(at_once)))
+            else:
+                score(0)  # in this thread, as in the run
+            scoring = time.perf_counter() - began
+            if scoring > 10:
+                break
+    each = scoring / at_once + reading / 2  # one thread reads meanwhile
+    units = sum(_units(b, plan.layout) for b in todo) / _units(trial, plan.layout)
+    return each * units + _STORING * sum(b.core.size for b in todo)

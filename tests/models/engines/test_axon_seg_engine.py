@@ -185,7 +185,7 @@ def test_the_time_of_every_stitching_is_estimated(stitching, small, volume, monk
     assert plan.seconds > 0
     trial = sum(seen) // 2  # it is scored twice
     counted = sum(_units(b, plan.layout) for b in plan.blocks) * trial
-    counted /= _units(_trial(plan.blocks[0].core, plan.layout), plan.layout)
+    counted /= _units(_trial(plan.blocks[0], plan.layout), plan.layout)
     seen.clear()
     for block in plan.blocks:
         voxels = source.read(block.read, "zero" if plan.layout.slabs else "edge")
