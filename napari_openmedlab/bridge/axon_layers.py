@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from napari.layers import Image, Labels, Layer, Shapes
-from numpy.typing import NDArray
+from napari.utils.transforms import Affine
+from numpy.typing import ArrayLike, NDArray
 
+from napari_openmedlab.axons.density import Density
 from napari_openmedlab.axons.preview import Preview
 from napari_openmedlab.axons.source import Address, Source, open_source, source_of_array
 from napari_openmedlab.axons.store import Results
-from napari_openmedlab.bridge.layers import layer_spatial, tag_of, volume_of_layer
+from napari_openmedlab.bridge.layers import layer_spatial, spatial, tag_of, volume_of_layer
 from napari_openmedlab.bridge.positions import volume_points
 from napari_openmedlab.errors import GeometryError
 from napari_openmedlab.geometry.boxes import Box, box_of_points
@@ -20,7 +22,9 @@ from napari_openmedlab.geometry.volume import Volume
 
 __all__ = [
     "box_of_shape",
+    "density_layer",
     "image_layer",
+    "image_of_run",
     "label_arguments",
     "preview_layers",
     "result_layers",
@@ -69,7 +73,9 @@ def image_layer(source: Source) -> tuple[Any, dict[str, Any]]:
 
     from napari_openmedlab.bridge.layers import volume_to_layer_data
 
-    info = {**source.volume.info, "levels": source.levels, "lazy": True}
+    info = {
+        **source.volume.info, "levels": source.levels, "lazy": True, "address": source.address
+    }  # fmt: skip
     data, arguments, _ = volume_to_layer_data(replace(source.volume, info=info))
     return data, arguments
 
@@ -86,7 +92,7 @@ def preview_layers(
     found : Preview
     threshold : float
     """
-    place = _placed(layer, found.box)
+    place = _over(layer, found.box.start)
     probability = {
         **place, "name": "preview: probability", "colormap": "magma", "blending": "additive",
         "contrast_limits": (0, 255), "opacity": 0.6,
@@ -97,25 +103,71 @@ def preview_layers(
 
 def label_arguments(layer: Layer, box: Box) -> dict[str, Any]:
     """Return place and looks of a labels layer over a box of an image."""
-    return {**_placed(layer, box), "colormap": _COLOUR, "opacity": 0.7}
+    return {**_over(layer, box.start), "colormap": _COLOUR, "opacity": 0.7}
 
 
-def _placed(layer: Layer, box: Box) -> dict[str, Any]:
-    """Return the arguments that put a layer over a box of another."""
+def _over(layer: Layer, start: ArrayLike, step: ArrayLike = 1.0) -> dict[str, Any]:
+    """Return the arguments that lay a grid over another layer.
+
+    Parameters
+    ----------
+    layer : Layer
+    start : array-like, shape (3,)
+        Where the grid's first voxel has its centre, in voxels of the layer.
+    step : array-like, shape () or (3,)
+        Edges of the grid's voxels in those of the layer.
+    """
     place = layer_spatial(layer)
-    step = np.asarray(layer.rotate) @ (np.asarray(layer.scale) * box.start)
-    place["translate"] = tuple(np.asarray(layer.translate) + step)
+    own = Affine(**{name: place[name] for name in ("scale", "translate", "rotate", "shear")})
+    place["translate"] = tuple(own(np.asarray(start, dtype=float)))
+    place["scale"] = tuple(np.asarray(layer.scale) * np.asarray(step))
     return place
 
 
-def result_layers(results: Results) -> list[tuple[type[Layer], Any, dict[str, Any]]]:
-    """Return class, data and arguments of the layers of a run's results, in all resolutions."""
+def image_of_run(results: Results, shown: Iterable[tuple[Layer, Source]]) -> Layer | None:
+    """Return the layer that shows the volume a run was made in, ``None`` if none does.
+
+    Parameters
+    ----------
+    results : Results
+    shown : iterable of (Layer, Source)
+        The first that fits is taken. Only those of the run's shape and type that come from
+        another file are read, at 27 small places.
+    """
+    run = results.run
+    for layer, source in shown:
+        alike = [list(source.shape), source.dtype.name]
+        if alike != [run["source"]["shape"], run["source"]["dtype"]]:
+            continue
+        if source.address is not None and source.address.to_json() == run["address"]:
+            return layer
+        try:
+            if source.fingerprint() == run["source"]:
+                return layer
+        except OSError:  # damaged: it is not for here to complain of it
+            continue
+    return None
+
+
+def result_layers(
+    results: Results, image: Layer | None = None
+) -> list[tuple[type[Layer], Any, dict[str, Any]]]:
+    """Return class, data and arguments of the layers of a run's results, in all resolutions.
+
+    Parameters
+    ----------
+    results : Results
+    image : Layer, optional
+        Shows the volume they were made in: they lie over it, whatever its place and units.
+        Without it they lie where their files say.
+    """
     found: list[tuple[type[Layer], Any, dict[str, Any]]] = []
     looks: tuple[tuple[Any, Any, str, dict[str, Any]], ...] = (
         (Image, results.image, "axons: probability",
          {"colormap": "magma", "blending": "additive", "contrast_limits": (0, 255)}),
         (Labels, results.label_image, "axons", {"colormap": _COLOUR, "opacity": 0.7}),
     )  # fmt: skip
+    place = {} if image is None else _over(image, results.region.start)
     for kind, path, name, look in looks:
         source = open_source(path)
         data, arguments = image_layer(source)
@@ -123,9 +175,34 @@ def result_layers(results: Results) -> list[tuple[type[Layer], Any, dict[str, An
             arguments.pop(unwanted)
         if isinstance(data, list) and len(data) == 1:
             data, arguments = data[0], {**arguments, "multiscale": False}
-        arguments |= {**look, "name": name, "metadata": {"axons": str(results.folder)}}
+        arguments |= {**look, **place, "name": name, "metadata": {"axons": str(results.folder)}}
         found.append((kind, data, arguments))
     return found
+
+
+def density_layer(
+    found: Density, results: Results, image: Layer | None = None
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Return data and arguments of an image layer of a density map.
+
+    Parameters
+    ----------
+    found : Density
+    results : Results
+        What it was made of.
+    image : Layer, optional
+        As for :func:`result_layers`.
+    """
+    grid = found.grid
+    if image is None:
+        place = spatial(grid.geometry)
+    else:
+        size = np.array(grid.spacing)
+        first = grid.geometry.to_world((0, 0, 0))[::-1]
+        start = results.region.start + (first - grid.origin) / size
+        place = _over(image, start, grid.edge / size)
+    looks = {"colormap": "viridis", "blending": "additive", "metadata": {"axons": "density"}}
+    return found.values.astype(np.float32), {**place, **looks, "name": f"axons: {found.unit}"}
 
 
 def box_of_shape(shapes: Shapes, layer: Layer, shape: Sequence[int]) -> Box:
@@ -160,7 +237,12 @@ def _spacing(volume: Volume) -> tuple[float, float, float] | None:
 
 
 def _address(layer: Layer) -> Address | None:
-    """Return the file an untouched layer of ours came from."""
+    """Return the file an untouched layer of ours came from, and which of its images it is."""
     tag = tag_of(layer)
-    path = getattr(tag.volume.source, "path", None) if tag is not None else None
+    if tag is None:
+        return None
+    known = tag.volume.info.get("address")
+    if isinstance(known, Address):
+        return known
+    path = getattr(tag.volume.source, "path", None)
     return Address(str(path)) if path is not None else None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from napari.layers import Layer
 from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtWidgets import QWidget
 
@@ -16,6 +17,7 @@ from napari_openmedlab.axons.run import execute
 from napari_openmedlab.axons.source import Source, open_source
 from napari_openmedlab.axons.store import Results, relabel
 from napari_openmedlab.axons.survey import Survey
+from napari_openmedlab.bridge.axon_layers import image_of_run
 from napari_openmedlab.errors import Cancelled, OpenMedLabError
 from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.models.catalogue import load_engine
@@ -42,8 +44,9 @@ class AxonDesk(QObject):
     ----------
     previewed : Signal(Preview)
     planned : Signal(Plan)
-    finished : Signal(Results)
-        A run, or results that were opened or given another threshold.
+    finished : Signal(Results, Layer or None)
+        A run, or results that were opened or given another threshold; and the layer that shows
+        the volume they were made in.
     opened : Signal(Source)
     progressed : Signal(Progress)
     busy_changed : Signal(bool)
@@ -53,7 +56,7 @@ class AxonDesk(QObject):
 
     previewed = Signal(object)
     planned = Signal(object)
-    finished = Signal(object)
+    finished = Signal(object, object)
     opened = Signal(object)
     progressed = Signal(object)
     busy_changed = Signal(bool)
@@ -119,8 +122,8 @@ class AxonDesk(QObject):
 
         self._submit("planning", source.name, work, self.planned.emit)
 
-    def run(self, source: Source, settings: Settings, folder: Path) -> None:
-        """Carry out a run, or what is left of it."""
+    def run(self, source: Source, settings: Settings, folder: Path, image: Layer) -> None:
+        """Carry out a run in the volume of an image, or what is left of it."""
 
         def work(monitor: Monitor) -> tuple[Results, str]:
             engine = self._loaded(settings.engine)
@@ -129,26 +132,27 @@ class AxonDesk(QObject):
             voxels = sum(int(facts["voxels"]) for facts in results.done().values())
             return results, f"Done: {voxels / plan.region.size:.2%} of the voxels are axon."
 
-        self._submit("finding axons", source.name, work, self.finished.emit)
+        self._submit("finding axons", source.name, work, lambda r: self.finished.emit(r, image))
 
-    def show(self, folder: Path) -> None:
-        """Open the results of a folder."""
+    def show(self, folder: Path, shown: Sequence[tuple[Layer, Source]]) -> None:
+        """Open the results of a folder, and find their volume among the layers."""
 
-        def work(_: Monitor) -> tuple[Results, str]:
+        def work(_: Monitor) -> tuple[tuple[Results, Layer | None], str]:
             results = Results.open(folder)
             done, total = len(results.done()), results.run["blocks"]
-            return results, f"{done} of {total} blocks are done."
+            return (results, image_of_run(results, shown)), f"{done} of {total} blocks are done."
 
-        self._submit("opening", folder.name, work, self.finished.emit)
+        self._submit("opening", folder.name, work, lambda found: self.finished.emit(*found))
 
-    def relabel(self, results: Results, threshold: float) -> None:
+    def relabel(self, results: Results, threshold: float, image: Layer | None) -> None:
         """Make the labels of results anew."""
 
         def work(monitor: Monitor) -> tuple[Results, str]:
             made = relabel(results.folder, threshold, monitor)
             return made, f"Labels at the threshold {threshold:g}."
 
-        self._submit("labelling", results.folder.name, work, self.finished.emit)
+        name = results.folder.name
+        self._submit("labelling", name, work, lambda made: self.finished.emit(made, image))
 
     def export(
         self,

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import napari
-import numpy as np
 from qtpy.QtWidgets import QFileDialog, QInputDialog, QWidget
 
 from napari_openmedlab.axons.density import Density, Kind
-from napari_openmedlab.axons.store import Results
-from napari_openmedlab.bridge.layers import spatial
-from napari_openmedlab.geometry.volume import Volume
 from napari_openmedlab.models.contract import Monitor
 from napari_openmedlab.widgets.axon_desk import AxonDesk
+from napari_openmedlab.widgets.axon_results import AxonResults
 
 __all__ = ["AxonExports"]
 
@@ -33,26 +28,17 @@ class AxonExports:
     Parameters
     ----------
     desk : AxonDesk
-    viewer : napari.Viewer
-    results : callable() -> Results or None
-    say : callable(str, str)
+    shown : AxonResults
+        The results they are made of.
     """
 
-    def __init__(
-        self,
-        desk: AxonDesk,
-        viewer: napari.Viewer,
-        results: Callable[[], Results | None],
-        say: Callable[[str, str], None],
-    ) -> None:
+    def __init__(self, desk: AxonDesk, shown: AxonResults) -> None:
         self._desk = desk
-        self._viewer = viewer
-        self._results = results
-        self._say = say
+        self._shown = shown
 
     def ask(self, kind: str, parent: QWidget) -> None:
         """Ask for a file name, then write ``"swc"``, ``"branches"`` or ``"density"``."""
-        results = self._results()
+        results = self._shown.results
         if results is None:
             return
         title, name, pattern = _KINDS[kind]
@@ -75,7 +61,7 @@ class AxonExports:
         """Write the skeleton as SWC, or its branches as CSV."""
         from napari_openmedlab.axons.products import traced, write_branch_csv, write_skeleton
 
-        results = self._results()
+        results = self._shown.results
         if results is None:
             return
         writer = write_skeleton if kind == "swc" else write_branch_csv
@@ -90,7 +76,7 @@ class AxonExports:
         """Write the density map and show it as a layer."""
         from napari_openmedlab.axons.products import density_of, write_density_map
 
-        results = self._results()
+        results = self._shown.results
         if results is None:
             return
 
@@ -99,16 +85,7 @@ class AxonExports:
             write_density_map(results, found, path)
             return found, f"Written: {path}"
 
-        self._desk.export(f"writing {path.name}", work, self._show_density)
+        def then(found: Density) -> None:
+            self._shown.show_density(found, results)
 
-    def _show_density(self, found: Density) -> None:
-        volume = Volume(found.values.astype(np.float32), found.grid.geometry, name="density")
-        arguments = spatial(volume.geometry)
-        self._viewer.add_image(
-            volume.array,
-            name=f"axons: {found.unit}",
-            colormap="viridis",
-            blending="additive",
-            metadata={"axons": "density"},
-            **arguments,
-        )
+        self._desk.export(f"writing {path.name}", work, then)

@@ -22,7 +22,6 @@ from napari_openmedlab.axons.store import Results
 from napari_openmedlab.bridge.axon_layers import (
     box_of_shape,
     image_layer,
-    result_layers,
     source_of_layer,
     voxel_size_of,
 )
@@ -37,6 +36,7 @@ from napari_openmedlab.widgets.axon_cubes import AxonCubes
 from napari_openmedlab.widgets.axon_desk import AxonDesk
 from napari_openmedlab.widgets.axon_exports import AxonExports
 from napari_openmedlab.widgets.axon_previews import AxonPreviews
+from napari_openmedlab.widgets.axon_results import AxonResults
 from napari_openmedlab.widgets.axon_sections import (
     ExportSection,
     FindSection,
@@ -70,8 +70,8 @@ class AxonsWidget(QWidget):
         self._viewer = plain_viewer(viewer)
         self._had_parent = False
         self._specs: tuple[EngineSpec, ...] = engines("blocks")
-        self.results: Results | None = None
         self.desk = AxonDesk(self)
+        self.shown = AxonResults(self._viewer)
         self.previews = AxonPreviews(
             self._viewer,
             lambda: self.image,
@@ -80,7 +80,7 @@ class AxonsWidget(QWidget):
         )
         self._build()
         self._local = LocalModels(self)
-        self.exports = AxonExports(self.desk, self._viewer, lambda: self.results, self.say)
+        self.exports = AxonExports(self.desk, self.shown)
         self._chooser = LayerChooser(self._viewer, self.volume.choice, self._is_scan, parent=self)
         self._connect()
         self._on_engine()
@@ -147,6 +147,11 @@ class AxonsWidget(QWidget):
     def image(self) -> Image | None:
         """The chosen image layer."""
         return self._chooser.layer
+
+    @property
+    def results(self) -> Results | None:
+        """The results that are open."""
+        return self.shown.results
 
     @property
     def threshold(self) -> float:
@@ -262,19 +267,20 @@ class AxonsWidget(QWidget):
 
     def run(self) -> None:
         """Start the run, or go on with it."""
-        source = self.source()
+        source, image = self.source(), self.image
+        assert image is not None
         self._ask_for_size(source)
         folder = self.go.folder.text().strip()
         if not folder:
             raise SettingsError("Choose a folder for the results first.")
         if need := self._local.need(self.spec, self.method.form.values()):
             raise SettingsError(need.text.replace("your prompts are kept", "nothing is lost"))
-        self.desk.run(source, self.settings(source), Path(folder))
+        self.desk.run(source, self.settings(source), Path(folder), image)
 
     def apply_threshold(self) -> None:
         """Make the labels of the opened results anew."""
         if self.results is not None:
-            self.desk.relabel(self.results, self.threshold)
+            self.desk.relabel(self.results, self.threshold, self.shown.image)
 
     def _ask_for_size(self, source: Source) -> None:
         """Raise once if the voxel size is not known: lengths in files would be wrong."""
@@ -298,14 +304,10 @@ class AxonsWidget(QWidget):
         )
         self.go.takes.show()
 
-    def show_results(self, results: Results) -> None:
-        """Show probability and labels of a run in all resolutions, in place of older ones."""
-        for layer in [each for each in self._viewer.layers if _of(each, results.folder)]:
-            self._viewer.layers.remove(layer)
-        self.results = results
+    def show_results(self, results: Results, image: Layer | None) -> None:
+        """Show what a run found, over the layer that shows its volume."""
         try:
-            for kind, data, arguments in result_layers(results):
-                self._viewer.add_layer(kind(data, **arguments))
+            self.shown.show(results, image)
         except OpenMedLabError as error:
             self.say(str(error), "error")
         self.find.threshold.setValue(round(results.threshold * 100))
@@ -338,7 +340,10 @@ class AxonsWidget(QWidget):
     def _on_open_results(self) -> None:
         chosen = QFileDialog.getExistingDirectory(self, "Folder of a run")
         if chosen:
-            self.desk.show(Path(chosen))
+            scans = [layer for layer in self._viewer.layers if self._is_scan(layer)]
+            scans.sort(key=lambda layer: layer is not self.image)
+            shown = [(layer, source_of_layer(layer)) for layer in scans]
+            self.desk.show(Path(chosen), shown)
 
     # -- what the user sees ----------------------------------------------------------------
 
@@ -417,7 +422,3 @@ class AxonsWidget(QWidget):
                 self._chooser.stop()
                 self.desk.close()
         return bool(super().event(event))
-
-
-def _of(layer: Layer, folder: Path) -> bool:
-    return bool(layer.metadata.get("axons") == str(folder))

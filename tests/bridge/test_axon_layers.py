@@ -4,19 +4,21 @@ import block_engines
 import dask.array as da
 import numpy as np
 import pytest
+import tifffile
 from napari.layers import Image, Labels, Shapes
 
 from napari_openmedlab.axons.plan import Settings, make_plan
 from napari_openmedlab.axons.run import execute
-from napari_openmedlab.axons.source import open_source
+from napari_openmedlab.axons.source import open_source, source_of_array
 from napari_openmedlab.bridge.axon_layers import (
     box_of_shape,
     image_layer,
+    image_of_run,
     result_layers,
     source_of_layer,
     voxel_size_of,
 )
-from napari_openmedlab.errors import GeometryError
+from napari_openmedlab.errors import GeometryError, ReadError
 from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.io.ome_zarr_write import ImagePlace, build_levels, create_image
 from napari_openmedlab.models.catalogue import load_engine
@@ -63,6 +65,15 @@ def test_a_layer_gives_back_its_volume_with_levels_and_file(layer, brain):
         source_of_layer(Image(np.zeros((2, 4, 5, 6))))
 
 
+def test_a_layer_remembers_how_its_folder_was_opened(tmp_path):
+    for z in (0, 1, 2, 4):
+        tifffile.imwrite(tmp_path / f"s{z}.tif", np.full((8, 9), z, np.uint16))
+    data, arguments = image_layer(open_source(tmp_path, gaps="fill"))
+    again = source_of_layer(Image(data, **arguments)).address
+    assert again.gaps == "fill"
+    assert again.path == str(tmp_path)
+
+
 def test_results_of_a_region_lie_over_their_volume(layer, tmp_path, monkeypatch):
     block_engines.register(monkeypatch)
     source = source_of_layer(layer)
@@ -78,6 +89,31 @@ def test_results_of_a_region_lie_over_their_volume(layer, tmp_path, monkeypatch)
         assert made.units == layer.units
         np.testing.assert_allclose(made.data_to_world((0, 0, 0)), layer.data_to_world((2, 5, 10)))
         np.testing.assert_allclose(made.scale, layer.scale)
+
+
+def test_the_image_of_a_run_is_found_by_its_file_or_its_voxels(layer, tmp_path, monkeypatch):
+    block_engines.register(monkeypatch)
+    source = source_of_layer(layer)
+    engine = load_engine("smooth")
+    plan = make_plan(source, Settings("smooth"), engine, Monitor(), timed=False)
+    results = execute(plan, tmp_path / "out", engine, Monitor())
+    voxels = np.asarray(source.volume.array)
+    copy, other = Image(voxels, name="copy"), Image(voxels + 1, name="other")
+    small = Image(voxels[:4], name="small")
+
+    def found(*layers):
+        return image_of_run(results, [(each, source_of_layer(each)) for each in layers])
+
+    assert found(small, other, layer, copy) is layer
+    assert found(small, other, copy) is copy
+    assert found(small, other) is None
+    lazy = da.from_array(voxels).map_blocks(_torn, dtype=voxels.dtype, meta=voxels[:0])
+    torn = source_of_array(lazy, name="torn")
+    assert image_of_run(results, [(other, torn), (copy, source_of_layer(copy))]) is copy
+
+
+def _torn(block):
+    raise ReadError("cut short")
 
 
 def test_the_voxels_under_a_drawn_shape(layer):
