@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,7 @@ __all__ = ["BROKEN", "SPACE", "Level", "StoredImage", "array_of", "levels_of", "
 
 BROKEN = (
     ValueError, LookupError, TypeError, AttributeError, OSError, RuntimeError, SystemError,
-    ImportError, ArithmeticError, MemoryError,
+    ImportError, ArithmeticError, MemoryError, EOFError, zlib.error, lzma.LZMAError,
 )  # fmt: skip
 """What zarr and its codecs raise on broken stores (found by fuzzing)."""
 

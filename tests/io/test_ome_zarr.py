@@ -5,27 +5,33 @@ from __future__ import annotations
 import json
 import shutil
 
+import numcodecs
 import numpy as np
 import pytest
 import zarr
 from damage import refusals
 from ome_zarr.format import FormatV04, FormatV05
 from ome_zarr.writer import write_image
+from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 
 from napari_openmedlab.errors import ReadError
 from napari_openmedlab.io import ome_zarr
 
 CUBE = np.random.default_rng(0).integers(0, 60000, (6, 32, 40)).astype(np.uint16)
+PLAIN = CUBE % 300  # can be compressed, so that codecs don't store it as it is
 SPACE = [{"name": a, "type": "space", "unit": "micrometer"} for a in "zyx"]
 
 
 def write(path, array, *, axes=SPACE, steps=((4.0, 2.0, 2.0),), version="0.4", **more):
     """Write a store by hand, so each test states the metadata it is about."""
+    stored = {key: more.pop(key) for key in ("compressors", "shards") if key in more}
     group = zarr.open_group(str(path), mode="w", zarr_format=3 if version == "0.5" else 2)
     datasets = []
     for n, scale in enumerate(steps):
         data = array[(..., *(slice(None, None, 2**n),) * 2)]
-        group.create_array(str(n), data=data, chunks=tuple(min(s, 16) for s in data.shape))
+        group.create_array(
+            str(n), data=data, chunks=tuple(min(s, 16) for s in data.shape), **stored
+        )
         entry = {"path": str(n)}
         if scale is not None:
             entry["coordinateTransformations"] = [{"type": "scale", "scale": list(scale)}]
@@ -208,14 +214,53 @@ def test_broken_metadata_is_said(tmp_path, damage, sentence):
         ome_zarr.read(path)
 
 
-@pytest.mark.parametrize("lazy", [False, True])
-def test_damaged_block_is_said(tmp_path, monkeypatch, lazy):
+CODECS = {
+    2: [
+        numcodecs.GZip(), numcodecs.Zlib(), numcodecs.BZ2(), numcodecs.LZMA(), numcodecs.Zstd(),
+        numcodecs.LZ4(), numcodecs.Blosc(), None,
+    ],
+    3: [GzipCodec(), ZstdCodec(), BloscCodec(), Crc32cCodec(), None],
+}  # fmt: skip
+
+
+def cut(data):
+    return data[: len(data) // 2]
+
+
+def garbled(data):
+    return data[:20] + bytes(byte ^ 0x5A for byte in data[20:])
+
+
+def damages():
+    """Yield every damage to every codec that can notice it: without one, any byte is a voxel."""
+    for form, codecs in CODECS.items():
+        for codec in codecs:
+            for damage in (cut, garbled) if codec is not None else (cut,):
+                name = f"zarr{form}-{type(codec).__name__}-{damage.__name__}"
+                yield pytest.param(form, codec, damage, id=name)
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["whole", "lazy"])
+@pytest.mark.parametrize(("form", "codec", "damage"), damages())
+def test_damaged_block_is_said(tmp_path, monkeypatch, form, codec, damage, lazy):
     if lazy:
         monkeypatch.setattr(ome_zarr, "LAZY_BYTES", 1000)
-    path = write(tmp_path / "a.zarr", CUBE)
-    block = next(p for p in (path / "0").rglob("*") if p.is_file() and "z" not in p.name)
-    block.write_bytes(block.read_bytes()[:20])
-    with pytest.raises(ReadError, match="damaged block of voxels"):
+    version = "0.5" if form == 3 else "0.4"
+    path = write(tmp_path / "a.zarr", PLAIN, version=version, compressors=codec)
+    block = next(p for p in sorted((path / "0").rglob("*")) if p.is_file() and "z" not in p.name)
+    block.write_bytes(damage(block.read_bytes()))
+    with pytest.raises(ReadError, match=r"a\.zarr holds a damaged block of voxels"):
+        np.asarray(ome_zarr.read(path).array)
+
+
+@pytest.mark.parametrize("damage", [cut, garbled])
+def test_damaged_shard_is_said(tmp_path, damage):
+    path = write(
+        tmp_path / "a.zarr", PLAIN, version="0.5", compressors=GzipCodec(), shards=(6, 32, 48)
+    )
+    [shard] = [p for p in (path / "0").rglob("*") if p.is_file() and "z" not in p.name]
+    shard.write_bytes(damage(shard.read_bytes()))
+    with pytest.raises(ReadError, match=r"a\.zarr holds a damaged block of voxels"):
         np.asarray(ome_zarr.read(path).array)
 
 
