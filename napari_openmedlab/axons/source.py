@@ -14,7 +14,7 @@ from napari_openmedlab.errors import GeometryError, ReadError
 from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.geometry.volume import Geometry, Volume
 from napari_openmedlab.io import api, ome_zarr, tiff
-from napari_openmedlab.io.ome_zarr_levels import Level
+from napari_openmedlab.io.ome_zarr_levels import BROKEN, Level, reason
 from napari_openmedlab.io.tiff_slices import Gaps, is_folder_of_slices, read_slices
 from napari_openmedlab.session.fingerprint import fingerprint_of
 
@@ -169,17 +169,16 @@ class Source:
         }
 
     def _cut(self, array: Any, box: Box) -> NDArray[Any]:
-        part = array[box.slices]
         try:
+            part = array[box.slices]
             # Never the default scheduler: on a cluster it would send the work around again.
             compute = getattr(part, "compute", None)
             values = np.asarray(compute(scheduler="synchronous") if compute else part)
         except ReadError as error:
             raise ReadError(f"{error} (voxels {_where(box)})", error.path) from error
-        except (OSError, ValueError, RuntimeError, MemoryError) as error:
-            words = str(error).splitlines()[0] if str(error) else type(error).__name__
+        except BROKEN as error:
             raise ReadError(
-                f"the voxels {_where(box)} of {self.name} can't be read: {words}"
+                f"the voxels {_where(box)} of {self.name} can't be read: {reason(error)}"
             ) from error
         if values.dtype.kind == "b":
             return values.astype(np.uint8)
@@ -226,6 +225,7 @@ def open_source(
         volume = tiff.read(path, series=series, index=index, lazy_bytes=0)
     else:
         volume = api.read(path, series=series, index=index)
+    volume = _as_stated(volume)
     address = Address(str(path.absolute()), series, index, gaps)
     source = Source(
         volume, tuple(volume.info.get("levels", ())), _spacing_um(volume.geometry), address
@@ -284,6 +284,19 @@ def _spacing_um(geometry: Geometry) -> Spacing | None:
         return None
     z, y, x = (s * factor for s in geometry.spacing)
     return z, y, x
+
+
+def _as_stated(volume: Volume) -> Volume:
+    """Return a volume without the unit that is custom in medicine and nowhere in its file."""
+    if volume.info.get("size_stated", True):
+        return volume
+    size = " x ".join(f"{v:.4g}" for v in volume.geometry.spacing)
+    note = (
+        f"the file doesn't state its voxel size in full ({size}, without a unit or partly): "
+        "lengths are in voxels; set it"
+    )
+    geometry = replace(volume.geometry, unit="pixel")
+    return replace(volume, geometry=geometry, notes=(*volume.notes, note))
 
 
 def _where(box: Box) -> str:

@@ -78,7 +78,8 @@ def read(path: Path, *, series: str | None = None, index: int | None = None) -> 
     Returns
     -------
     Volume
-        Display order; a view of the stored array where no scaling is asked for.
+        Display order; a view of the stored array where no scaling is asked for. Its ``info`` has
+        ``size_stated``: False where mm is custom and not in the file, or a voxel size is missing.
 
     Raises
     ------
@@ -101,7 +102,7 @@ def read(path: Path, *, series: str | None = None, index: int | None = None) -> 
         source=source,
         name=stem_of(path) if count == 1 else f"{stem_of(path)} [{chosen}]",
         notes=(*grid.notes, *picked, *value_notes),
-        info={"format": "NIfTI", "volumes": count},
+        info={"format": "NIfTI", "volumes": count, "size_stated": grid.size_stated},
     )
 
 
@@ -194,6 +195,7 @@ class _Grid:
     geometry: Geometry
     move: frames.Reorientation
     notes: tuple[str, ...]
+    size_stated: bool
 
 
 def _grid(header: Any, shape: tuple[int, int, int], path: Path) -> _Grid:
@@ -207,7 +209,12 @@ def _grid(header: Any, shape: tuple[int, int, int], path: Path) -> _Grid:
         geometry = Geometry(shape, affine, unit=unit)
     except GeometryError as error:
         raise ReadError(f"the position in {path} makes no sense: {error}", path) from error
-    return _Grid(geometry, frames.display_reorientation(affine), (*notes, *unit_note))
+    move = frames.display_reorientation(affine)
+    return _Grid(geometry, move, (*notes, *unit_note), _names_unit(header))
+
+
+def _names_unit(header: Any) -> bool:
+    return int(header["xyzt_units"]) & 7 in (1, 2, 3)
 
 
 def _unit(header: Any) -> tuple[float, Unit, tuple[str, ...]]:
@@ -280,7 +287,7 @@ def _unplaced(header: Any, shape: tuple[int, int, int], notes: tuple[str, ...]) 
     sizes = np.abs(np.array(header["pixdim"][1:4], dtype=np.float64)) * factor
     wrong = ~np.isfinite(sizes) | (sizes == 0)
     sizes[wrong] = 1.0
-    known = int(header["xyzt_units"]) & 7 or not (sizes == 1).all()
+    known = _names_unit(header) or not (sizes == 1).all()
     notes += (
         "the file does not say how the patient lies: left and right are not known, axes are "
         "shown as stored",
@@ -289,7 +296,8 @@ def _unplaced(header: Any, shape: tuple[int, int, int], notes: tuple[str, ...]) 
         notes += ("a voxel size is missing from the file and taken as 1",)
     affine = np.diag([*sizes, 1.0])
     geometry = Geometry(shape, affine, unit=unit if known else "pixel", frame="image")
-    return _Grid(geometry, _AS_STORED, (*notes, *(unit_note if known else ())))
+    stated = _names_unit(header) and not wrong.any()
+    return _Grid(geometry, _AS_STORED, (*notes, *(unit_note if known else ())), stated)
 
 
 def _scaled(array: NDArray[Any], header: Any, path: Path) -> tuple[NDArray[Any], tuple[str, ...]]:

@@ -4,6 +4,7 @@ import shutil
 
 import dask.array as da
 import nibabel
+import numcodecs
 import numpy as np
 import pytest
 import tifffile
@@ -29,9 +30,9 @@ def slices(folder, cube=CUBE, skip=(), **options):
     return folder
 
 
-def ome_zarr(path, version=2):
+def ome_zarr(path, version=2, **options):
     group = zarr.open_group(str(path), mode="w", zarr_format=version)
-    group.create_array("0", data=CUBE, chunks=(8, 16, 16))
+    group.create_array("0", data=CUBE, chunks=(8, 16, 16), **options)
     axes = [{"name": a, "type": "space", "unit": "micrometer"} for a in "zyx"]
     scale = [{"type": "scale", "scale": [4.0, 2.0, 2.0]}]
     sets = [{"path": "0", "coordinateTransformations": scale}]
@@ -72,6 +73,17 @@ def test_a_small_nifti_is_read_whole_in_um(tmp_path):
     source = open_source(path)
     np.testing.assert_allclose(source.spacing, (4.0, 2.0, 2.0), rtol=1e-6)
     assert source.shape == CUBE.shape
+
+
+@pytest.mark.parametrize("affine", [np.eye(4), np.diag([2, 2, 4, 1]), None], ids=str)
+def test_a_nifti_that_names_no_unit_has_no_voxel_size(tmp_path, affine):
+    path = tmp_path / "cube.nii"
+    nibabel.Nifti1Image(CUBE.transpose(2, 1, 0), affine).to_filename(path)
+    source = open_source(path)
+    assert source.spacing is None
+    assert source.volume.geometry.unit == "pixel"
+    assert any("doesn't state its voxel size" in note for note in source.volume.notes)
+    assert open_source(path, spacing=(4, 2, 2)).spacing == (4.0, 2.0, 2.0)
 
 
 def test_the_users_voxel_size_goes_before_the_files(tmp_path):
@@ -139,6 +151,30 @@ def test_a_slice_that_breaks_later_is_named(tmp_path):
     (folder / "brain_0005.tif").unlink()
     with pytest.raises(ReadError, match=r"brain_0005.tif.*voxels z 2 to 8"):
         source.read(BOX)
+
+
+@pytest.mark.parametrize("codec", [numcodecs.GZip(), numcodecs.Zlib(), numcodecs.LZMA()], ids=str)
+def test_a_damaged_block_of_a_store_is_named_with_its_place(tmp_path, codec):
+    path = ome_zarr(tmp_path / "a.zarr", compressors=codec)
+    chunk = path / "0" / "0.0.1"
+    chunk.write_bytes(chunk.read_bytes()[:-9])
+    source = open_source(path)
+    with pytest.raises(
+        ReadError, match=r"a\.zarr holds a damaged block.*voxels z 2 to 8, y 3 to 19"
+    ):
+        source.read(BOX)
+    np.testing.assert_array_equal(source.read(Box((8, 0, 0), (9, 9, 9))), CUBE[8:9, :9, :9])
+
+
+def test_an_array_that_breaks_is_a_sentence():
+    class Broken:
+        shape, dtype, ndim = CUBE.shape, CUBE.dtype, 3
+
+        def __getitem__(self, key):
+            raise EOFError
+
+    with pytest.raises(ReadError, match=r"voxels z 2 to 8.*of cube can't be read: EOFError"):
+        source_of_array(Broken(), name="cube").read(BOX)
 
 
 def test_slices_that_differ_are_refused(tmp_path):
