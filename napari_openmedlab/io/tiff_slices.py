@@ -278,8 +278,8 @@ class _SliceSource:
                     raise
                 continue
             self._stand_ins[broken] = other
-            why = _why(damage, broken)
-            _log.warning("%s can't be read (%s): filled with %s", broken, why, other.path.name)
+            why = _why(damage, broken)  # an error, for the command line doesn't show warnings
+            _log.error("%s can't be read (%s): filled with %s", broken, why, other.path.name)
             return values
         raise damage
 

@@ -241,7 +241,7 @@ def damages():
 
 
 @pytest.mark.parametrize("lazy", [False, True], ids=["whole", "lazy"])
-@pytest.mark.parametrize(("form", "codec", "damage"), damages())
+@pytest.mark.parametrize(("form", "codec", "damage"), list(damages()))
 def test_damaged_block_is_said(tmp_path, monkeypatch, form, codec, damage, lazy):
     if lazy:
         monkeypatch.setattr(ome_zarr, "LAZY_BYTES", 1000)
