@@ -8,96 +8,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_openmedlab.axons.density_grid import DensityGrid, Patient, own_axes
 from napari_openmedlab.axons.skeleton import LazyMask, block_grid
 from napari_openmedlab.axons.tracing import Forest
-from napari_openmedlab.errors import GeometryError, SettingsError
+from napari_openmedlab.errors import GeometryError, SettingsError, WriteError
+from napari_openmedlab.geometry import frames
 from napari_openmedlab.geometry.volume import Geometry
 from napari_openmedlab.io.atomic import resolved_target, staging
 from napari_openmedlab.models.contract import Monitor
 
-__all__ = ["Density", "DensityGrid", "length_density", "voxel_density", "write_density"]
+__all__ = ["Density", "DensityGrid", "Patient", "length_density", "voxel_density", "write_density"]
 
 Floats = NDArray[np.float64]
 Kind = Literal["voxels", "length"]
 
-_PER_MM3 = 1e-9  # mm3 of one um3
+_CLASSIC_TIFF = 2**32 - 2**25  # bytes; a file of more needs longer pointers
+_MOST_BINS = 2**27  # of a file that begins at the world's origin: 512 MB before it is packed
+_NIFTI = (".nii.gz", ".nii")
+_TIFF = (".ome.tif", ".ome.tiff", ".tif", ".tiff")
 _UNITS = {"voxels": "axon voxels per mm3", "length": "um of centre-line per mm3"}
-
-
-@dataclass(frozen=True)
-class DensityGrid:
-    """A coarse grid over a volume; the first bin begins at the volume's first voxel's outer face.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        Voxels (z, y, x) of the volume.
-    spacing : tuple of float
-        Voxel size (z, y, x) in um.
-    edge : float
-        Edge of a bin in um; 25 and 50 are usual (Allen atlas).
-    origin : tuple of float
-        World (z, y, x) in um of the centre of voxel (0, 0, 0).
-    """
-
-    shape: tuple[int, int, int]
-    spacing: tuple[float, float, float]
-    edge: float = 25.0
-    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
-
-    def __post_init__(self) -> None:
-        if not self.edge >= max(self.spacing) * (1 - 1e-9):
-            size = " x ".join(f"{s:g}" for s in self.spacing)
-            raise SettingsError(
-                f"bins of {self.edge:g} um are smaller than the voxels ({size} um); choose larger "
-                "ones"
-            )
-
-    def bins_of(self, axis: int) -> NDArray[np.int64]:
-        """Return the bin of each voxel along an axis."""
-        centres = (np.arange(self.shape[axis]) + 0.5) * self.spacing[axis]
-        bins: NDArray[np.int64] = np.floor(centres / self.edge + 1e-9).astype(np.int64)
-        return bins
-
-    @property
-    def bins(self) -> tuple[int, int, int]:
-        """Bins along (z, y, x)."""
-        z, y, x = (int(self.bins_of(axis)[-1]) + 1 for axis in range(3))
-        return z, y, x
-
-    @property
-    def volumes(self) -> Floats:
-        """Volume of each bin in mm3: that of the voxels it holds."""
-        z, y, x = (
-            np.bincount(self.bins_of(axis), minlength=self.bins[axis]) * self.spacing[axis]
-            for axis in range(3)
-        )
-        volumes: Floats = z[:, None, None] * y[None, :, None] * x[None, None, :] * _PER_MM3
-        return volumes
-
-    @property
-    def geometry(self) -> Geometry:
-        """Grid of the bins in um."""
-        return self._placed(1.0, "um")
-
-    @property
-    def geometry_mm(self) -> Geometry:
-        """Grid of the bins in mm, for NIfTI."""
-        return self._placed(1e-3, "mm")
-
-    def _placed(self, scale: float, unit: Any) -> Geometry:
-        plain = Geometry.from_spacing(self.bins, (self.edge * scale,) * 3, unit=unit)
-        affine = plain.affine.copy()
-        first = [o - s / 2 + self.edge / 2 for o, s in zip(self.origin, self.spacing, strict=True)]
-        affine[:3, 3] = np.array(first[::-1]) * scale
-        return Geometry(self.bins, affine, unit=unit, frame="image")
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +62,10 @@ class Density:
     def unit(self) -> str:
         """What a value means."""
         return _UNITS[self.kind]
+
+    def lying_in(self, patient: Patient | None) -> Density:
+        """Return the map with the axes its source states."""
+        return replace(self, grid=replace(self.grid, patient=patient))
 
 
 def voxel_density(
@@ -197,8 +138,8 @@ def write_density(
     Parameters
     ----------
     path : str or Path
-        ``.nii``, ``.nii.gz``: sizes in mm, as registration programs want them (25 um are 0.025).
-        ``.ome.tif``, ``.tif``: OME-TIFF, sizes in um.
+        ``.nii``, ``.nii.gz``: sizes in mm, as registration programs want them (25 um are 0.025),
+        or in the unit of the patient's axes. ``.ome.tif``, ``.tif``: OME-TIFF, sizes in um.
     density : Density
     provenance : mapping, optional
         JSON values for the file beside it.
@@ -217,43 +158,116 @@ def write_density(
 
     Notes
     -----
-    A grid that begins at the world's origin gets voxel sizes only, which claims nothing about a
-    patient's axes; any other also gets an sform of code 2.
+    A file lies over its source when one program opens both.
+
+    * Sources that state a patient's axes (NIfTI): NIfTI keeps their world, its sform and qform
+      have the source's code.
+    * All others, microscopy above all: nobody said where left is, so NIfTI has voxel sizes and
+      codes 0 and no position. The file begins at the source's origin therefore, with empty bins
+      up to where the volume begins; OME-TIFF as well, as few programs heed the position of its
+      planes. Where that is impossible - the volume begins before the origin, or so far behind it
+      that the file had more than 2^27 bins - the file begins with the volume.
+    * OME-TIFF always states the position of each plane's first bin, the JSON that of the file's.
     """
     target = resolved_target(Path(path))
-    stem, writer, grid = _format(target, density.grid)
-    values = np.ascontiguousarray(density.values, dtype=np.float32)
+    stem, is_nifti = _format(target)
+    grid = density.grid
+    patient = grid.patient if is_nifti else None
+    empty = (0, 0, 0) if patient else _empty_before(grid)
+    values = np.pad(density.values.astype(np.float32), [(n, 0) for n in empty])
+    z, y, x = (a - n for a, n in zip(grid.first, empty, strict=True))
+    place = own_axes(values.shape, (z, y, x), grid.edge)
     with staging(target.parent) as folder:
-        writer(folder / target.name, values, grid)
-        facts = _facts(density, grid) | {"provenance": dict(provenance or {})}
+        if is_nifti:
+            _write_nifti(folder / target.name, values, grid)
+        else:
+            _write_ome_tiff(folder / target.name, values, place)
+        facts = _facts(density, place, is_nifti) | {"provenance": dict(provenance or {})}
         text = json.dumps(facts, indent=1)
         (folder / f"{stem}.json").write_text(text, encoding="utf-8")
     return target, target.with_name(f"{stem}.json")
 
 
-def _format(target: Path, grid: DensityGrid) -> tuple[str, Any, Geometry]:
-    from napari_openmedlab.io import nifti_labels, tiff_labels
-
+def _format(target: Path) -> tuple[str, bool]:
+    """Return a file's name without its ending, and whether it is NIfTI."""
     name = target.name
-    for ending in (".nii.gz", ".nii", ".ome.tif", ".ome.tiff", ".tif", ".tiff"):
+    for ending in (*_NIFTI, *_TIFF):
         if name.lower().endswith(ending):
-            stem = name[: -len(ending)]
-            if ending.startswith(".nii"):
-                return stem, nifti_labels.write_labels, grid.geometry_mm
-            return stem, tiff_labels.write_labels, grid.geometry
+            return name[: -len(ending)], ending in _NIFTI
     raise SettingsError(f"a density map is written as .nii.gz, .nii, .ome.tif or .tif, not {name}")
 
 
-def _facts(density: Density, grid: Geometry) -> dict[str, Any]:
-    edge = density.grid.edge
-    size = " x ".join(f"{s:g}" for s in grid.spacing)
+def _empty_before(grid: DensityGrid) -> tuple[int, int, int]:
+    """Return the empty bins by which a file begins at the origin; none if it can't."""
+    whole = prod(n + more for n, more in zip(grid.bins, grid.first, strict=True))
+    return grid.first if min(grid.first) >= 0 and whole <= _MOST_BINS else (0, 0, 0)
+
+
+def _write_nifti(path: Path, values: NDArray[np.float32], grid: DensityGrid) -> None:
+    from napari_openmedlab.io.nifti_labels import write_labels
+
+    if grid.patient is None:
+        edge = grid.edge * 1e-3
+        plain = Geometry.from_spacing(values.shape, (edge, edge, edge), unit="mm")
+        write_labels(path, values, plain)  # which gets codes 0
+        return
+    source, size = grid.patient.geometry, grid.edge / np.array(grid.spacing)
+    to_voxels = np.diag([*size, 1.0])
+    to_voxels[:3, 3] = size * grid.first
+    place = replace(source, shape=values.shape, affine=source.affine @ to_voxels)
+    write_labels(path, values, place, _header(place, grid.patient.code))
+
+
+def _header(place: Geometry, code: int) -> Any:
+    """Return a NIfTI header of a patient's axes; without it every code would be 1."""
+    from nibabel import Nifti1Header
+
+    header = Nifti1Header()
+    affine = frames.ras_lps(place.affine)[:, [2, 1, 0, 3]]
+    header["pixdim"][1:4] = place.spacing[::-1]
+    header.set_xyzt_units({"mm": "mm", "um": "micron", "pixel": "unknown"}[place.unit])
+    header.set_sform(affine, code)
+    if not place.is_sheared:
+        header.set_qform(affine, code)
+    return header
+
+
+def _write_ome_tiff(path: Path, values: NDArray[np.float32], place: Geometry) -> None:
+    """Write float32 planes, the centre of whose first bin is their position."""
+    import tifffile
+
+    planes = [place.to_world((n, 0, 0)) for n in range(len(values))]
+    metadata: dict[str, Any] = {"axes": "ZYX", "Plane": {}}
+    for axis, name in enumerate("XYZ"):
+        metadata[f"PhysicalSize{name}"] = place.spacing[2 - axis]
+        metadata[f"PhysicalSize{name}Unit"] = "µm"
+        metadata["Plane"][f"Position{name}"] = [float(plane[axis]) for plane in planes]
+        metadata["Plane"][f"Position{name}Unit"] = ["µm"] * len(planes)
+    tifffile.imwrite(
+        path, values, ome=True, bigtiff=values.nbytes > _CLASSIC_TIFF, photometric="minisblack",
+        compression="zlib", compressionargs={"level": 1}, metadata=metadata,
+    )  # fmt: skip
+    with tifffile.TiffFile(path) as file:
+        again = file.asarray().reshape(values.shape)
+    if not np.array_equal(again, values):
+        raise WriteError("the map reads back different from what was written; try again", path)
+
+
+def _facts(density: Density, place: Geometry, is_nifti: bool) -> dict[str, Any]:
+    grid = density.grid
+    unit = "um"
+    if is_nifti:
+        unit = grid.patient.geometry.unit if grid.patient else "mm"
     return {
         "values": density.unit,
         "total": density.total,
         "total unit": "voxels" if density.kind == "voxels" else "um",
-        "bin edge um": edge,
-        "file unit": grid.unit,
-        "note": f"bins of {edge:g} um, stored as {size} {grid.unit}; a bin cut off by the volume's "
-        "end is divided by the volume that is left of it",
-        "first bin centre um (z, y, x)": [float(v) for v in density.grid.geometry.affine[2::-1, 3]],
+        "bin edge um": grid.edge,
+        "file unit": unit,
+        "note": "a bin cut off by the volume's end is divided by the volume that is left of it",
+        "first bin centre um (z, y, x)": [float(v) for v in place.affine[2::-1, 3]],
+        "volume um (z, y, x)": [
+            [float(a), float(a + (n - 1) * s)]
+            for a, n, s in zip(grid.origin, grid.shape, grid.spacing, strict=True)
+        ],
     }

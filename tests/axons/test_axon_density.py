@@ -2,11 +2,14 @@
 
 import json
 
+import nibabel as nib
 import numpy as np
 import pytest
+import tifffile
 
 from napari_openmedlab.axons.density import (
     DensityGrid,
+    Patient,
     length_density,
     voxel_density,
     write_density,
@@ -14,6 +17,8 @@ from napari_openmedlab.axons.density import (
 from napari_openmedlab.axons.skeleton import Skeleton
 from napari_openmedlab.axons.tracing import TracingSettings, trace
 from napari_openmedlab.errors import GeometryError, SettingsError
+from napari_openmedlab.geometry.volume import Geometry
+from napari_openmedlab.io.api import read as read_volume
 
 SHAPE, SPACING = (23, 31, 37), (5.0, 2.0, 1.3)
 
@@ -43,7 +48,9 @@ def test_each_voxel_counts_where_its_centre_lies():
     mask[0, 0, 4], mask[0, 0, 5] = 1, 1
     density = voxel_density(mask, DensityGrid(mask.shape, (1.0, 1.0, 1.0), 5.0))
     counts = density.values * density.grid.volumes
-    np.testing.assert_allclose(counts, [[[1, 1]]])
+    np.testing.assert_allclose(counts[0, 0], [0, 2, 0])  # bins end at 2.5 and 7.5 um
+    assert counts.sum() == pytest.approx(2)
+    np.testing.assert_allclose(density.grid.volumes[0, 0] * 1e9, [27, 45, 18])
 
 
 def _forest(origin=(0.0, 0.0, 0.0)):
@@ -58,13 +65,26 @@ def test_length_is_exact_and_lies_where_the_line_is():
     density = length_density(forest, grid)
     assert density.total == pytest.approx(29 * 1.3)
     lengths = density.values * grid.volumes
-    assert (lengths[1:] == 0).all()
-    np.testing.assert_allclose(lengths[0, 0], [9.5 * 1.3, 10 * 1.3, 9.5 * 1.3, 0])
+    # The line lies at z = 110, y = 6, x = -7 to 30.7 um; bins of x end at -6.5, 6.5, 19.5, 32.5.
+    assert grid.first == (8, 0, -1)
+    np.testing.assert_allclose(lengths[0, 0], [0.5 * 1.3, 10 * 1.3, 10 * 1.3, 8.5 * 1.3, 0])
+    assert lengths.sum() == pytest.approx(lengths[0, 0].sum())
+
+
+def test_maps_of_two_parts_fit_together():
+    mask = np.random.default_rng(1).random((9, 8, 40)) < 0.3
+    whole = voxel_density(mask, DensityGrid(mask.shape, (2.0, 2.0, 2.0), 14.0))
+    counts = np.zeros(whole.grid.bins)
+    for start, stop in (0, 17), (17, 40):
+        part = mask[:, :, start:stop]
+        origin = (0.0, 0.0, 2.0 * start)
+        found = voxel_density(part, DensityGrid(part.shape, (2.0, 2.0, 2.0), 14.0, origin))
+        x = found.grid.first[2]
+        counts[:, :, x : x + found.grid.bins[2]] += found.values * found.grid.volumes
+    np.testing.assert_allclose(counts, whole.values * whole.grid.volumes)
 
 
 def test_nifti_is_in_mm_and_says_so(mask, tmp_path):
-    import nibabel as nib
-
     density = voxel_density(mask, DensityGrid(SHAPE, SPACING, 25.0))
     image, facts = write_density(tmp_path / "d.nii.gz", density, {"threshold": 0.5})
     read = nib.load(image)
@@ -80,28 +100,113 @@ def test_nifti_is_in_mm_and_says_so(mask, tmp_path):
     assert stored["provenance"] == {"threshold": 0.5}
 
 
-def test_nifti_of_a_region_lies_at_its_place(mask, tmp_path):
-    import nibabel as nib
+@pytest.mark.parametrize("origin", [(0.0, 0.0, 0.0), (500.0, 200.0, 100.0)])
+def test_without_orientation_nifti_states_none_and_lies_over_its_source(mask, tmp_path, origin):
+    grid = DensityGrid(SHAPE, SPACING, 20.0, origin)
+    density = voxel_density(mask, grid)
+    image, facts = write_density(tmp_path / "d.nii", density)
+    header = nib.load(image).header
+    assert (int(header["sform_code"]), int(header["qform_code"])) == (0, 0)
+    for name in ("srow_x", "srow_y", "srow_z", "quatern_b", "qoffset_x", "qoffset_y", "qoffset_z"):
+        assert not np.any(header[name])
+    assert float(header["pixdim"][0]) == 1.0
+    volume = read_volume(image)
+    assert volume.geometry.frame == "image"
+    # Each bin is where it was counted, in mm of the source's world; before it all are empty.
+    np.testing.assert_allclose(volume.geometry.affine[:3, 3], 0)
+    cut = tuple(slice(n, None) for n in grid.first)
+    np.testing.assert_allclose(volume.array[cut], density.values, rtol=1e-6)
+    assert volume.array.sum() == pytest.approx(density.values.sum())
+    np.testing.assert_allclose(
+        volume.geometry.to_world(grid.first), grid.geometry.to_world((0, 0, 0)) * 1e-3, rtol=1e-6
+    )
+    stored = json.loads(facts.read_text())
+    assert stored["first bin centre um (z, y, x)"] == [0, 0, 0]
+    assert [start for start, _ in stored["volume um (z, y, x)"]] == list(origin)
 
-    grid = DensityGrid(SHAPE, SPACING, 25.0, origin=(500.0, 200.0, 100.0))
-    image, _ = write_density(tmp_path / "d.nii", voxel_density(mask, grid))
-    affine = nib.load(image).affine
-    centre = np.array([100 - 0.65 + 12.5, 200 - 1 + 12.5, 500 - 2.5 + 12.5]) * 1e-3
-    np.testing.assert_allclose(np.abs(affine[:3, 3]), centre, rtol=1e-6)
-    np.testing.assert_allclose(grid.geometry.to_world((0, 0, 0)), centre * 1e3)
+
+@pytest.mark.parametrize("origin", [(-40.0, 0.0, 0.0), (2e5, 2e5, 2e5)])
+def test_a_volume_before_or_far_behind_the_origin_gets_no_empty_bins(mask, tmp_path, origin):
+    density = voxel_density(mask, DensityGrid(SHAPE, SPACING, 20.0, origin))
+    image, facts = write_density(tmp_path / "d.nii", density)
+    assert nib.load(image).shape == density.values.shape[::-1]
+    first = json.loads(facts.read_text())["first bin centre um (z, y, x)"]
+    np.testing.assert_allclose(first, np.rint(np.array(origin) / 20) * 20)
 
 
-def test_ome_tiff_is_in_um(mask, tmp_path):
-    import tifffile
+TURNED = [[0.004, 0.001, 0, 3.5], [-0.001, 0.004, 0, -7.25], [0, 0, -0.005, 11.0], [0, 0, 0, 1]]
+FLIPPED = [[0, -0.002, 0, 3.5], [0.0013, 0, 0, -7.25], [0, 0, 0.005, 11.0], [0, 0, 0, 1]]
 
-    density = voxel_density(mask, DensityGrid(SHAPE, SPACING, 25.0))
-    image, _ = write_density(tmp_path / "d.ome.tif", density)
+
+@pytest.mark.parametrize("affine", [TURNED, FLIPPED])
+@pytest.mark.parametrize("codes", [(1, 1), (4, 0), (0, 2)])
+def test_nifti_of_a_nifti_source_keeps_its_world(tmp_path, affine, codes):
+    source = nib.Nifti1Image(np.zeros((37, 31, 23), np.uint8), None)
+    source.header.set_xyzt_units("mm")
+    for form, code in zip((source.set_sform, source.set_qform), codes, strict=True):
+        form(np.array(affine) if code else None, code)
+    nib.save(source, tmp_path / "source.nii")
+    volume = read_volume(tmp_path / "source.nii")
+    spacing = tuple(1000 * v for v in volume.geometry.spacing)
+    mask = np.zeros(volume.geometry.shape, bool)
+    mask[14, 20, 25] = True
+    # A part of the source, from voxel (6, 4, 5) on.
+    start = np.array((6, 4, 5))
+    part = mask[6:, 4:, 5:]
+    edge = 3 * max(spacing)
+    grid = DensityGrid(part.shape, spacing, edge, tuple(start * spacing))
+    density = voxel_density(part, grid).lying_in(Patient.of(volume))
+    image, _ = write_density(tmp_path / "d.nii.gz", density)
+
+    code = codes[0] or codes[1]
+    read = nib.load(image)
+    assert (int(read.header["sform_code"]), int(read.header["qform_code"])) == (code, code)
+    size = edge / np.array(spacing)
+    index = np.eye(4)  # bins (z, y, x) to voxels (z, y, x)
+    index[:3, :3], index[:3, 3] = np.diag(size), np.array(grid.first) * size
+    lps = volume.geometry.affine @ index
+    expected = (np.diag([-1, -1, 1, 1]) @ lps)[:, [2, 1, 0, 3]]
+    np.testing.assert_allclose(read.affine, expected, atol=1e-6)
+    np.testing.assert_allclose(read.get_qform(), expected, atol=1e-6)
+    # Another way round: the bin with the voxel lies in the world within half a bin of it.
+    bright = np.argwhere(np.asarray(read.dataobj))
+    assert len(bright) == 1
+    there = nib.affines.apply_affine(read.affine, bright[0])
+    voxel = volume.geometry.to_world((14, 20, 25)) * (-1, -1, 1)
+    inside = np.linalg.solve(read.affine[:3, :3], voxel - there)
+    assert (np.abs(inside) <= 0.5 + 1e-6).all()
+
+
+def test_tiff_of_a_nifti_source_lies_along_the_source_s_own_axes(tmp_path):
+    patient = Patient(Geometry(SHAPE, np.diag([-0.005, 0.002, 0.0013, 1])))
+    density = voxel_density(np.ones(SHAPE), DensityGrid(SHAPE, SPACING, 25.0)).lying_in(patient)
+    image, facts = write_density(tmp_path / "d.ome.tif", density)
+    assert tifffile.imread(image).shape == density.values.shape
+    assert json.loads(facts.read_text())["file unit"] == "um"
+
+
+@pytest.mark.parametrize("name", ["d.ome.tif", "d.tif"])
+@pytest.mark.parametrize("origin", [(50.0, 0.0, 75.0), (-110.0, 40.0, 7.0)])
+def test_ome_tiff_states_sizes_and_positions_in_um(mask, tmp_path, name, origin):
+    grid = DensityGrid(SHAPE, SPACING, 25.0, origin)
+    density = voxel_density(mask, grid)
+    image, _ = write_density(tmp_path / name, density)
+    empty = np.array(grid.first) if min(origin) >= 0 else np.zeros(3, int)
     with tifffile.TiffFile(image) as file:
-        np.testing.assert_allclose(
-            file.asarray().reshape(density.values.shape), density.values, rtol=1e-6
-        )
-        assert 'PhysicalSizeZ="25.0"' in file.ome_metadata
-        assert 'PhysicalSizeXUnit="µm"' in file.ome_metadata
+        values = file.asarray().reshape(np.array(grid.bins) + empty)
+        pixels = tifffile.xml2dict(file.ome_metadata)["OME"]["Image"]["Pixels"]
+    np.testing.assert_allclose(values[tuple(slice(n, None) for n in empty)], density.values, 1e-6)
+    for axis in "XYZ":
+        assert pixels[f"PhysicalSize{axis}"] == 25.0
+        assert pixels[f"PhysicalSize{axis}Unit"] == "µm"
+    planes = pixels["Plane"]
+    assert len(planes) == len(values)
+    first = (np.array(grid.first) - empty) * 25.0
+    for z, plane in enumerate(planes):
+        assert plane["TheZ"] == z
+        position = [plane[f"Position{axis}"] for axis in "ZYX"]
+        assert position == pytest.approx([first[0] + 25 * z, *first[1:]])
+        assert {plane[f"Position{axis}Unit"] for axis in "XYZ"} == {"µm"}
 
 
 def test_bad_input_is_named(mask, tmp_path):
