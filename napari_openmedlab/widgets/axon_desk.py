@@ -11,6 +11,8 @@ from napari.layers import Layer
 from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtWidgets import QWidget
 
+from napari_openmedlab.axons.convert import convert
+from napari_openmedlab.axons.opening import FillGaps, WhichImage, open_or_ask
 from napari_openmedlab.axons.plan import Plan, Settings, make_plan
 from napari_openmedlab.axons.preview import Preview, box_around, preview
 from napari_openmedlab.axons.run import execute
@@ -20,6 +22,7 @@ from napari_openmedlab.axons.survey import Survey
 from napari_openmedlab.bridge.axon_layers import image_of_run
 from napari_openmedlab.errors import Cancelled, OpenMedLabError
 from napari_openmedlab.geometry.boxes import Box
+from napari_openmedlab.io.tiff_slices import Gaps
 from napari_openmedlab.models.catalogue import load_engine
 from napari_openmedlab.models.contract import Monitor, Progress
 from napari_openmedlab.widgets.model_jobs import Job, ModelWorker
@@ -31,9 +34,13 @@ __all__ = ["AxonDesk"]
 
 @dataclass(eq=False)
 class _Task(Job):
-    """A job with a result, and what is to be done with it in the window's thread."""
+    """A job with a result, and what is to be done with it in the window's thread.
+
+    ``kept`` says what a cancel leaves.
+    """
 
     then: Callable[[Any], None] = field(default=lambda result: None)
+    kept: str = ""
     result: Any = None
 
 
@@ -48,6 +55,8 @@ class AxonDesk(QObject):
         A run, or results that were opened or given another threshold; and the layer that shows
         the volume they were made in.
     opened : Signal(Source)
+    asked : Signal(WhichImage or FillGaps)
+        What has to be answered before a volume opens.
     progressed : Signal(Progress)
     busy_changed : Signal(bool)
     said : Signal(str, str)
@@ -58,6 +67,7 @@ class AxonDesk(QObject):
     planned = Signal(object)
     finished = Signal(object, object)
     opened = Signal(object)
+    asked = Signal(object)
     progressed = Signal(object)
     busy_changed = Signal(bool)
     said = Signal(str, str)
@@ -87,14 +97,27 @@ class AxonDesk(QObject):
 
     # -- work ------------------------------------------------------------------------------
 
-    def open(self, path: Path) -> None:
-        """Open a volume lazily."""
+    def open(self, path: Path, index: int | None = None, gaps: Gaps = "stop") -> None:
+        """Open a volume lazily, or ask what :func:`.open_or_ask` asks."""
 
-        def work(_: Monitor) -> tuple[Source, str]:
-            source = open_source(path)
-            return source, f"{source.name}: {' x '.join(map(str, source.shape))} voxels."
+        def work(_: Monitor) -> tuple[Source | WhichImage | FillGaps, str]:
+            found = open_or_ask(path, index=index, gaps=gaps)
+            return found, _found_text(found)
 
-        self._submit("opening", path.name, work, self.opened.emit)
+        def then(found: Source | WhichImage | FillGaps) -> None:
+            (self.opened if isinstance(found, Source) else self.asked).emit(found)
+
+        self._submit("opening", path.name, work, then)
+
+    def convert(self, source: Source, out: Path) -> None:
+        """Write a volume as OME-Zarr, or go on with it, and open that."""
+
+        def work(monitor: Monitor) -> tuple[Source, str]:
+            written = convert(source, out, monitor)
+            return open_source(written), f"Written: {written}"
+
+        kept = " What is written is kept; converting into the same folder goes on."
+        self._submit("converting", source.name, work, self.opened.emit, kept)
 
     def preview(
         self, source: Source, settings: Settings, at: tuple[float, ...] | None, box: Box | None
@@ -132,7 +155,11 @@ class AxonDesk(QObject):
             voxels = sum(int(facts["voxels"]) for facts in results.done().values())
             return results, f"Done: {voxels / plan.region.size:.2%} of the voxels are axon."
 
-        self._submit("finding axons", source.name, work, lambda r: self.finished.emit(r, image))
+        def then(results: Results) -> None:
+            self.finished.emit(results, image)
+
+        kept = " Finished blocks are kept; Run goes on."
+        self._submit("finding axons", source.name, work, then, kept)
 
     def show(self, folder: Path, shown: Sequence[tuple[Layer, Source]]) -> None:
         """Open the results of a folder, and find their volume among the layers."""
@@ -191,8 +218,9 @@ class AxonDesk(QObject):
         title: str,
         work: Callable[[Monitor], tuple[Any, str]],
         then: Callable[[Any], None],
+        kept: str = "",
     ) -> None:
-        task = _Task("", doing, title, lambda _: "", then=then)
+        task = _Task("", doing, title, lambda _: "", then=then, kept=kept)
 
         def whole(monitor: Monitor) -> str:
             task.result, text = work(monitor)
@@ -220,8 +248,7 @@ class AxonDesk(QObject):
     def _on_failed(self, task: _Task, error: OpenMedLabError) -> None:
         self._ended(task)
         if isinstance(error, Cancelled):
-            kept = " Finished blocks are kept; Run goes on." if "finding" in task.doing else ""
-            self.said.emit(f"Cancelled.{kept}", "unsure")
+            self.said.emit(f"Cancelled.{task.kept}", "unsure")
         else:
             self.said.emit(str(error), "error")
 
@@ -230,3 +257,12 @@ class AxonDesk(QObject):
         if not self._tasks:
             self.activity.end()
             self.busy_changed.emit(False)
+
+
+def _found_text(found: Source | WhichImage | FillGaps) -> str:
+    if isinstance(found, FillGaps):
+        return found.text
+    if isinstance(found, WhichImage):
+        return f"{found.path.name} holds {len(found.found)} images."
+    notes = "".join(f" {note[:1].upper()}{note[1:]}." for note in found.volume.notes)
+    return f"{found.name}: {' x '.join(map(str, found.shape))} voxels.{notes}"

@@ -31,6 +31,11 @@ class VolumeSection(QGroupBox):
             "Folder…", "Open OME-Zarr or a folder of TIFF slices without reading it into memory"
         )
         self.open_file = button("File…", "Open a TIFF stack without reading it into memory")
+        self.convert = button(
+            "Convert to OME-Zarr…",
+            "Write the volume once as OME-Zarr: looking at it and runs are then far faster than "
+            "with TIFF. You are told what it takes first; it can be cancelled and goes on",
+        )
         self.size = QLineEdit()
         self.size.setPlaceholderText("z, y, x in um")
         self.size.setToolTip("Voxel size in um along z, y, x; leave empty to work in voxels")
@@ -48,8 +53,9 @@ class VolumeSection(QGroupBox):
         form = QFormLayout(self)
         form.addRow("Image", row)
         form.addRow(self.size_label, self.size)
-        form.addRow("Region", self.region)
         form.addRow(self.note)
+        form.addRow("", self.convert)
+        form.addRow("Region", self.region)
 
 
 class MethodSection(QGroupBox):

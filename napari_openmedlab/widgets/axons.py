@@ -35,6 +35,7 @@ from napari_openmedlab.models.contract import Progress
 from napari_openmedlab.widgets.axon_cubes import AxonCubes
 from napari_openmedlab.widgets.axon_desk import AxonDesk
 from napari_openmedlab.widgets.axon_exports import AxonExports
+from napari_openmedlab.widgets.axon_opening import AxonOpening
 from napari_openmedlab.widgets.axon_previews import AxonPreviews
 from napari_openmedlab.widgets.axon_results import AxonResults
 from napari_openmedlab.widgets.axon_sections import (
@@ -80,6 +81,7 @@ class AxonsWidget(QWidget):
         )
         self._build()
         self._local = LocalModels(self)
+        self.opening = AxonOpening(self.desk, self._measured, self.say, self)
         self.exports = AxonExports(self.desk, self.shown)
         self._chooser = LayerChooser(self._viewer, self.volume.choice, self._is_scan, parent=self)
         self._connect()
@@ -112,8 +114,9 @@ class AxonsWidget(QWidget):
         self._local.changed.connect(self._show_models)
         self.method.engine.activated.connect(lambda _: self._on_engine())
         self.method.get.clicked.connect(lambda: open_models(self._viewer, self.spec))
-        self.volume.open_folder.clicked.connect(self._on_open_folder)
-        self.volume.open_file.clicked.connect(self._on_open_file)
+        self.volume.open_folder.clicked.connect(lambda: self.opening.folder())
+        self.volume.open_file.clicked.connect(lambda: self.opening.file())
+        self.volume.convert.clicked.connect(lambda: self._asked(self.opening.convert))
         self.find.pick.toggled.connect(self._on_pick)
         self.find.middle.clicked.connect(lambda: self._asked(self.preview_middle))
         self.find.box.clicked.connect(lambda: self._asked(self.preview_box))
@@ -261,15 +264,13 @@ class AxonsWidget(QWidget):
 
     def estimate(self) -> None:
         """Ask what the run would take."""
-        source = self.source()
-        self._ask_for_size(source)
+        source = self._measured()
         self.desk.plan(source, self.settings(source))
 
     def run(self) -> None:
         """Start the run, or go on with it."""
-        source, image = self.source(), self.image
+        source, image = self._measured(), self.image
         assert image is not None
-        self._ask_for_size(source)
         folder = self.go.folder.text().strip()
         if not folder:
             raise SettingsError("Choose a folder for the results first.")
@@ -282,8 +283,12 @@ class AxonsWidget(QWidget):
         if self.results is not None:
             self.desk.relabel(self.results, self.threshold, self.shown.image)
 
-    def _ask_for_size(self, source: Source) -> None:
-        """Raise once if the voxel size is not known: lengths in files would be wrong."""
+    def _measured(self) -> Source:
+        """Return the chosen image; raise once if its voxel size is not known.
+
+        Lengths in files would be wrong.
+        """
+        source = self.source()
         if source.spacing is None and self.volume.size.text().strip() == "":
             self.volume.size.setFocus()
             if not self.volume.size.property("asked"):
@@ -292,6 +297,7 @@ class AxonsWidget(QWidget):
                     "The voxel size is not known: type it in as 'z, y, x' in um. Press again to "
                     "go on in voxels."
                 )
+        return source
 
     def _on_planned(self, plan: Plan) -> None:
         work = len(plan.blocks) - len(plan.skipped)
@@ -321,16 +327,6 @@ class AxonsWidget(QWidget):
         data, arguments = image_layer(source)
         layer = self._viewer.add_image(data, **arguments)
         self._chooser.choose(layer)
-
-    def _on_open_folder(self) -> None:
-        chosen = QFileDialog.getExistingDirectory(self, "OME-Zarr or folder of TIFF slices")
-        if chosen:
-            self.desk.open(Path(chosen))
-
-    def _on_open_file(self) -> None:
-        chosen, _ = QFileDialog.getOpenFileName(self, "TIFF stack", "", "TIFF (*.tif *.tiff)")
-        if chosen:
-            self.desk.open(Path(chosen))
 
     def _on_browse(self) -> None:
         chosen = QFileDialog.getExistingDirectory(self, "Folder for the results")
@@ -398,7 +394,8 @@ class AxonsWidget(QWidget):
 
     def _refresh(self) -> None:
         ready = self.image is not None and not self.desk.busy
-        for each in (self.find.middle, self.find.box, self.go.estimate, self.go.run):
+        work = (self.find.middle, self.find.box, self.go.estimate, self.go.run)
+        for each in (*work, self.volume.convert):
             each.setEnabled(ready)
         self.find.pick.setEnabled(self.image is not None)
         self.go.cancel.setEnabled(self.desk.busy)
