@@ -8,6 +8,7 @@ import tifffile
 from block_engines import Smooth
 from napari.utils.colormaps import DirectLabelColormap
 
+from napari_openmedlab.io.ome_zarr_write import ImagePlace, create_image
 from napari_openmedlab.models import catalogue
 
 SHAPE = (24, 40, 36)
@@ -161,6 +162,36 @@ def test_results_lie_over_a_cube_of_a_patient_with_flipped_axes(
     np.testing.assert_allclose(again.scale, density.scale, rtol=1e-5)
     np.testing.assert_allclose(again.translate, density.translate, atol=1e-6)
     np.testing.assert_allclose(again.data, density.data)
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "ome.tif"])
+def test_the_file_of_a_part_lies_over_a_volume_with_a_place_of_its_own(
+    viewer, panel, qtbot, voxels, tmp_path, ending
+):
+    place = ImagePlace(SIZE, (400.0, 52.0, 7.0))
+    array = create_image(tmp_path / "brain.zarr", SHAPE, np.uint16, SHAPE, place, "brain")
+    array[:] = voxels
+    image = opened(panel, qtbot, tmp_path / "brain.zarr")
+    corners = np.array([[12, 6, 8], [12, 6, 29], [12, 33, 29], [12, 33, 8]], float)
+    box = [np.array([image.data_to_world(corner) for corner in corners])]
+    viewer.add_shapes(box, name="box", units=image.units, axis_labels=image.axis_labels)
+    panel.volume.region.setCurrentIndex(2)
+    run(panel, qtbot, tmp_path / "run")
+    panel.exports.write_density(tmp_path / f"map.{ending}", 20.0, "voxels")
+    wait(qtbot, panel)
+    shown = named(viewer, "axons: axon voxels per mm3")
+    panel.desk.open(tmp_path / f"map.{ending}")
+    wait(qtbot, panel)
+    found = viewer.layers[-1]
+    assert found.name.startswith("map")
+    factor = 1000 if ending == "nii.gz" else 1  # mm
+    bright, there = np.argwhere(shown.data), np.argwhere(found.data)
+    assert len(bright) == len(there) > 0
+    for one, other in zip(bright, there, strict=True):
+        np.testing.assert_allclose(
+            shown.data_to_world(one), np.multiply(found.data_to_world(other), factor), rtol=1e-6
+        )
+        assert found.data[tuple(other)] == shown.data[tuple(one)]
 
 
 def test_opened_results_lie_over_their_volume_or_where_their_files_say(
