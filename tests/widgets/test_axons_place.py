@@ -185,13 +185,14 @@ def test_the_file_of_a_part_lies_over_a_volume_with_a_place_of_its_own(
     found = viewer.layers[-1]
     assert found.name.startswith("map")
     factor = 1000 if ending == "nii.gz" else 1  # mm
-    bright, there = np.argwhere(shown.data), np.argwhere(found.data)
+    values = np.asarray(found.data)
+    bright, there = np.argwhere(shown.data), np.argwhere(values)
     assert len(bright) == len(there) > 0
     for one, other in zip(bright, there, strict=True):
         np.testing.assert_allclose(
             shown.data_to_world(one), np.multiply(found.data_to_world(other), factor), rtol=1e-6
         )
-        assert found.data[tuple(other)] == shown.data[tuple(one)]
+        assert values[tuple(other)] == shown.data[tuple(one)]
 
 
 def test_opened_results_lie_over_their_volume_or_where_their_files_say(
