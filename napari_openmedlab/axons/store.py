@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -35,6 +36,7 @@ __all__ = [
     "quantised",
     "read_run",
     "relabel",
+    "run_hash",
     "settle",
     "write_run",
 ]
@@ -260,6 +262,14 @@ def write_run(folder: Path, run: Mapping[str, Any]) -> None:
     """Write what a run is, in place of what was written before."""
     with staging(folder) as stage:
         (stage / RUN).write_text(json.dumps(run, indent=1), encoding="utf-8")
+
+
+def run_hash(folder: Path) -> str:
+    """Return the hash of what a run is, as it stands on the disk; empty if there is none."""
+    try:
+        return hashlib.sha256((folder / RUN).read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def read_run(folder: Path) -> dict[str, Any]:
