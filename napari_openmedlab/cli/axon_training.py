@@ -98,6 +98,12 @@ def train(  # noqa: PLR0913  (a command has one parameter per option)
     ] = None,
     iterations: Annotated[int, typer.Option(min=1)] = 5000,
     batch: Annotated[int, typer.Option(min=1, help="Patches per iteration.")] = 2,
+    accumulation: Annotated[
+        int, typer.Option(min=0, help="Compute a batch in so many parts; 0: by the memory.")
+    ] = 0,
+    learning_rate: Annotated[
+        float, typer.Option(min=0.0, help="0: 0.0003 as published, 0.0001 with --init.")
+    ] = 0.0,
     patch: Annotated[
         str, typer.Option(help="Voxels 'z,y,x' of a patch, multiples of 32; auto: by the cubes.")
     ] = "auto",
@@ -110,18 +116,22 @@ def train(  # noqa: PLR0913  (a command has one parameter per option)
     matching: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of patches with another's histogram.")
     ] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="Decides which cubes are held out too.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:0, mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32 or half.")] = "auto",
 ) -> None:
     """Train Axon-Seg on your own cubes; the axon-seg engine then runs it.
 
     The plain network from scratch, or what --init names. Ctrl-C stops after the iteration at hand.
     """
-    from napari_openmedlab.training.axon_training import AxonTraining, train_axons
+    from napari_openmedlab.training.axon_plan import AxonTraining
+    from napari_openmedlab.training.axon_training import train_axons
 
     settings = AxonTraining(
         name=name, init=init, iterations=iterations, batch=batch, held_out=held_out,
         patch=None if patch == "auto" else three(patch, "--patch", int, 0),
-        cl_dice=cl_dice, mixing=mixing, matching=matching, device=device,
+        cl_dice=cl_dice, mixing=mixing, matching=matching, device=device, precision=precision,
+        accumulation=accumulation, learning_rate=learning_rate, seed=seed,
     )  # fmt: skip
     with graceful("training") as monitor:
         trained = train_axons(cubes, out, settings, monitor=monitor, on_event=tell_progress())

@@ -33,11 +33,10 @@ def three(
     """
     try:
         z, y, x = (kind(part) for part in text.split(","))
-    except ValueError:
-        pass
-    else:
         if all(isfinite(v) and (least is None or v > least) for v in (z, y, x)):
             return z, y, x
+    except (ValueError, OverflowError):  # a whole number may be too large for a float
+        pass
     more = "" if least is None else f", each more than {least:g}"
     numbers = "whole numbers" if kind is int else "numbers"
     raise typer.BadParameter(f"{what} reads 'z,y,x', three {numbers}{more}; got '{text}'")

@@ -47,21 +47,21 @@ def split_cubes(cubes: Sequence[TrainingCube], count: int | None, seed: int) -> 
     """
     order = np.random.default_rng(seed)
     named = sorted(cubes, key=lambda cube: cube.name)
-    mixed = [named[n] for n in order.permutation(len(named))]
-    axons = [cube for cube in mixed if not cube.is_artefact]
-    artefacts = [cube for cube in mixed if cube.is_artefact]
+    mixed = [int(n) for n in order.permutation(len(named))]
+    axons = [n for n in mixed if not named[n].is_artefact]
+    artefacts = [n for n in mixed if named[n].is_artefact]
     count = len(axons) // _SHARE if count is None else count
     if count and count >= len(axons):
         raise SettingsError(
             f"{count} of {len(axons)} cubes with axons can't be held out: none would be left to "
             "train on"
         )
-    out = {c.name for c in axons[:count]}
+    out = set(axons[:count])
     if out:
-        out |= {c.name for c in artefacts[: len(artefacts) * count // len(axons)]}
+        out |= set(artefacts[: len(artefacts) * count // len(axons)])
     return (
-        tuple(cube for cube in named if cube.name not in out),
-        tuple(cube for cube in named if cube.name in out),
+        tuple(cube for n, cube in enumerate(named) if n not in out),
+        tuple(cube for n, cube in enumerate(named) if n in out),
     )
 
 

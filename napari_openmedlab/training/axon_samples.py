@@ -8,6 +8,7 @@ done while training, by chance, instead of once into files. Importing this modul
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,14 @@ class TrainingCube:
     def is_artefact(self) -> bool:
         """Whether it holds no axon at all."""
         return not self.label.any()
+
+    @property
+    def sha256(self) -> str:
+        """Of its voxels and its label."""
+        found = hashlib.sha256(repr(self.image.shape).encode())
+        found.update(np.ascontiguousarray(self.image).data)
+        found.update(np.ascontiguousarray(self.label).data)
+        return found.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,17 +16,17 @@ from napari_openmedlab.errors import Cancelled, OpenMedLabError
 from napari_openmedlab.models.checkpoints.adopting import adopt
 from napari_openmedlab.models.checkpoints.locks import locked
 from napari_openmedlab.models.contract import Monitor
-from napari_openmedlab.training.axon_training import AXONS, resume_axons
+from napari_openmedlab.training.axon_plan import AXONS
+from napari_openmedlab.training.axon_training import resume_axons
 from napari_openmedlab.training.events import Control
 from napari_openmedlab.training.pretrain import PLAN, resume_pretraining
 from napari_openmedlab.training.run import Finished, resume
+from napari_openmedlab.training.run_folder import LOCK, UNDER_WAY
 from napari_openmedlab.training.wire import Ended, EventWriter
 
-__all__ = ["CANCEL", "END", "GO_ON", "LOCK", "PAUSE", "UNDER_WAY", "serve"]
+__all__ = ["CANCEL", "END", "GO_ON", "PAUSE", "serve"]
 
 PAUSE, GO_ON, END, CANCEL = "pause", "go on", "end", "cancel"
-LOCK = ".lock"
-UNDER_WAY = "this run is under way in another program; wait for it, or stop it there"
 
 
 def serve(folder: Path, commands: IO[str]) -> Ended:
@@ -35,7 +35,7 @@ def serve(folder: Path, commands: IO[str]) -> Ended:
     Parameters
     ----------
     folder : Path
-        From :func:`.run.begin` or :func:`.axon_training.begin_axons`, or of a run that stopped;
+        From :func:`.run.begin` or :func:`.axon_plan.begin_axons`, or of a run that stopped;
         events are written into it.
     commands : text file
         Is read in a thread of its own.

@@ -35,6 +35,10 @@ class Task:
     loss : callable or None
         Takes logits (one output, or several scales) and classes; ``None``: the published loss of
         :func:`.losses.deep_loss`.
+    engine : str
+        Id of the engine that will run the network, for errors.
+    smaller : str
+        Advice where memory is short: "... or train a small network".
     """
 
     network: Any
@@ -43,6 +47,8 @@ class Task:
     validate: Callable[[Any, Placement, Monitor], Mapping[str, float]] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     loss: Callable[[Any, Any], Any] | None = None
+    engine: str = "mis-fm"
+    smaller: str = "train a small network"
 
 
 @dataclass(frozen=True, eq=False)

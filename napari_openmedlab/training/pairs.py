@@ -61,7 +61,8 @@ def pair_folders(images: Path, labels: Path) -> tuple[list[Case], list[tuple[str
     left_out: LeftOut = []
     groups = _grouped(scans, lambda path: _case_of(path, by_name))
     for key, found in sorted(groups.items()):
-        name = _CHANNEL.sub("", _stem(found[0])) if key else _stem(found[0])
+        stem = _stem(found[0])
+        name = stem if stem.casefold() == key or not key else _CHANNEL.sub("", stem)
         partners = by_name.pop(key, [])
         problem = _problem(found, partners)
         if problem:

@@ -20,10 +20,11 @@ from napari_openmedlab.errors import EngineError, OpenMedLabError, WriteError
 from napari_openmedlab.io.atomic import sentence
 from napari_openmedlab.models.checkpoints.locks import locked
 from napari_openmedlab.models.checkpoints.records import slug
-from napari_openmedlab.training.child import CANCEL, END, GO_ON, LOCK, PAUSE, UNDER_WAY
+from napari_openmedlab.training.child import CANCEL, END, GO_ON, PAUSE
 from napari_openmedlab.training.events import Event
 from napari_openmedlab.training.pretrain import look_pretraining
 from napari_openmedlab.training.run import RunState, look
+from napari_openmedlab.training.run_folder import LOCK, UNDER_WAY
 from napari_openmedlab.training.wire import EVENTS, Ended, EventReader
 
 __all__ = [

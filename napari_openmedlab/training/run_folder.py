@@ -19,9 +19,11 @@ __all__ = [
     "BEST",
     "FACTS_KEY",
     "HISTORY",
+    "LOCK",
     "PLAN",
     "RUN",
     "STATE",
+    "UNDER_WAY",
     "History",
     "history_of",
     "last_iteration",
@@ -31,6 +33,8 @@ __all__ = [
 RUN, PLAN = "run.json", "pretraining.json"  # of fine-tuning and of pre-training
 STATE, BEST, HISTORY = "state.safetensors", "best.safetensors", "history.jsonl"
 FACTS_KEY = "openmedlab.training"
+LOCK = ".lock"
+UNDER_WAY = "this run is under way in another program; wait for it, or stop it there"
 _LARGEST_HEADER = 64 * 2**20
 
 Loss = tuple[int, float]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import inf
 from typing import Any, Literal
 
 from napari_openmedlab.errors import SettingsError
@@ -199,7 +200,7 @@ def _wrong(chosen: TrainSettings) -> str:
             return f"{name.replace('_', ' ')} is one of {words}, got {getattr(chosen, name)!r}"
     counts = ("iterations", "batch", "accumulation", "validate_every", "learning_rate")
     for name in (*counts, "trunk_rate", "contrast"):
-        if getattr(chosen, name) < 0:
+        if not 0 <= getattr(chosen, name) < inf:
             return f"{name.replace('_', ' ')} is 0 (auto) or more, got {getattr(chosen, name)}"
     return _wrong_values(chosen)
 
@@ -215,14 +216,14 @@ def _wrong_values(chosen: TrainSettings) -> str:
         return f"the change of contrast is at most 0.5, got {chosen.contrast}"
     if chosen.flips not in (AUTO, "none") and not set(chosen.flips) <= set("zyx"):
         return f"flips are letters of 'zyx', 'none' or 'auto', got {chosen.flips!r}"
-    if chosen.window[0] >= chosen.window[1]:
+    if not -inf < chosen.window[0] < chosen.window[1] < inf:
         return f"the window goes from low to high, got {chosen.window}"
     if chosen.patch is not None and (len(chosen.patch) != 3 or min(chosen.patch) < 1):
         return f"a patch has three edges of at least one voxel, got {chosen.patch}"
     if isinstance(chosen.spacing, str):
         if chosen.spacing not in (AUTO, "keep"):
             return f"the spacing is auto, keep or three lengths, got {chosen.spacing!r}"
-    elif len(chosen.spacing) != 3 or min(chosen.spacing) <= 0:
+    elif len(chosen.spacing) != 3 or not all(0 < size < inf for size in chosen.spacing):
         return f"a spacing has three lengths above 0 mm, got {chosen.spacing}"
     if isinstance(chosen.held_out, int) and chosen.held_out < 0:
         return f"the number of held-out cases is 0 or more, got {chosen.held_out}"

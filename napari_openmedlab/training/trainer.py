@@ -188,8 +188,8 @@ class Trainer:
             raise EngineError(
                 f"The memory of {self.placement.device} is too small to train this network. The "
                 f"state of iteration {self.saved} is kept in {self.folder}; go on with the CPU, or "
-                "train a small network.",
-                engine="mis-fm",
+                f"{self.task.smaller}.",
+                engine=self.task.engine,
                 stage="memory",
             ) from error
 
@@ -227,7 +227,7 @@ class Trainer:
             f"The loss became {loss} at iteration {self.iteration + 1}: the numbers ran out of "
             f"range. The {' and the '.join(filter(None, (kept, state)))} are kept in "
             f"{self.folder}; go on from there with a smaller learning rate{hint}.",
-            engine="mis-fm",
+            engine=self.task.engine,
             stage="train",
         )
 

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_openmedlab.axons.annotate import fine_label, high_pass, rough_label
+from napari_openmedlab.axons.annotate import (
+    Cube,
+    export_cubes,
+    fine_label,
+    high_pass,
+    rough_label,
+)
+from napari_openmedlab.geometry.boxes import Box
+
+BOX = Box((0, 0, 0), (32, 32, 64))
 
 
 @pytest.fixture
@@ -66,3 +75,51 @@ def test_a_folder_without_cubes_is_named_by_train(openmedlab, tmp_path):
     assert done.code == 2
     assert "there is no scan" in done.err
     assert not (tmp_path / "run").exists()
+
+
+def cut_cubes(folder):
+    """Three cubes of the size of a patch: axons along x, y, and none."""
+    images = np.random.default_rng(4).normal(300, 20, (3, 32, 32, 64))
+    labels = np.zeros(images.shape, bool)
+    labels[0, 14:17, 10:13] = labels[1, 8:10, :, 30:33] = True
+    images += 400 * labels
+    cubes = [
+        Cube(grey.astype(np.uint16), label, "axon" if label.any() else "artefact", BOX)
+        for grey, label in zip(images, labels, strict=True)
+    ]
+    export_cubes(folder, cubes, (2.0, 1.0, 1.0))
+
+
+@pytest.mark.slow
+def test_a_model_is_trained_stored_known_to_the_engine_and_trained_further(
+    openmedlab, tmp_path, monkeypatch
+):
+    pytest.importorskip("torch")
+    from napari_openmedlab.models.checkpoints.store import ModelStore
+
+    monkeypatch.setenv("OPENMEDLAB_MODELS", str(tmp_path / "models"))
+    cut_cubes(tmp_path / "cubes")
+    command = ("axons", "train", tmp_path / "cubes")
+    few = ("--iterations", "1", "--batch", "1", "--device", "cpu")
+    done = openmedlab(*command, tmp_path / "run", "--name", "My axons", "--held-out", "1", *few)
+    assert done.code == 0, done.err
+    said = done.out + done.err
+    assert "of the memory" in said
+    assert "The model 'my-axons' is ready. Held-out cubes, weights of iteration 1" in said
+    assert "--option checkpoint=my-axons" in said
+    told = json.loads((tmp_path / "run" / "held_out.json").read_text())
+    assert {"strict Dice", "clDice", "centre-line F1 (2 voxels)"} < told.keys()
+    assert len(told["cubes"]) == 1
+
+    further = (*command, tmp_path / "further", "--name", "better", "--init", "my-axons", *few)
+    done = openmedlab(*further, "--patch", "32,32,64", "--learning-rate", "1e-12")
+    assert done.code == 0, done.err
+    assert "Nothing was held out" in done.out + done.err
+    store = ModelStore()
+    assert store.get("better").network == "axon-seg-plain"
+    first, second = (store.load(name).state_dict() for name in ("my-axons", "better"))
+    for key, value in first.items():
+        np.testing.assert_allclose(second[key], value, atol=1e-6, err_msg=key)
+    done = openmedlab(*further, "--patch", "64,64,64")
+    assert done.code == 2
+    assert "already is a model 'better'" in done.err.replace("\n", " ")

@@ -22,3 +22,5 @@ def test_anything_else_is_refused_with_what_was_given(text):
 def test_whole_numbers_are_asked_for():
     with pytest.raises(typer.BadParameter, match="whole"):
         three("1.5,2,3", "--patch", int)
+    with pytest.raises(typer.BadParameter):
+        three(f"1,2,{10**400}", "--patch", int)

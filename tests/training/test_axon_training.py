@@ -12,6 +12,13 @@ from napari_openmedlab.errors import CheckpointError, ReadError, SettingsError, 
 from napari_openmedlab.evaluation.axon_metrics import cl_dice
 from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.models.contract import Monitor
+from napari_openmedlab.training.axon_plan import (
+    AXONS,
+    AxonTraining,
+    begin_axons,
+    patch_of,
+    read_plan,
+)
 from napari_openmedlab.training.axon_samples import (
     AxonCubes,
     TrainingCube,
@@ -20,13 +27,7 @@ from napari_openmedlab.training.axon_samples import (
     match_histogram,
     read_cubes,
 )
-from napari_openmedlab.training.axon_training import (
-    AXONS,
-    AxonTraining,
-    begin_axons,
-    resume_axons,
-    train_axons,
-)
+from napari_openmedlab.training.axon_training import resume_axons, train_axons
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,13 @@ def test_cubes_that_do_not_suit_are_named(cubes):
         AxonCubes(cubes[2:], (32, 32, 64))
     with pytest.raises(SettingsError, match="cube 'a'"):
         AxonCubes(cubes, (64, 32, 64))
+
+
+@pytest.fixture(scope="module")
+def small(cubes):
+    """The cubes cut to the size of one patch: one window to be measured."""
+    cut = (slice(4, 36), slice(8, 40), slice(4, 68))
+    return tuple(TrainingCube(c.name, c.image[cut], c.label[cut]) for c in cubes)
 
 
 def _folder(cubes, path):
@@ -189,7 +197,6 @@ def test_held_out_cubes_are_measured_as_named(cubes):
 
 def test_a_start_from_what_does_not_fit_is_refused_before_anything_is_built():
     from napari_openmedlab.models.checkpoints.records import Record
-    from napari_openmedlab.training.axon_training import AxonTraining, _patch_of
 
     class Store:
         def get(self, name):
@@ -198,10 +205,10 @@ def test_a_start_from_what_does_not_fit_is_refused_before_anything_is_built():
             return Record(name, "axon-seg", {"patch_size": 64})
 
     with pytest.raises(SettingsError, match="stu-net, which finds no axons"):
-        _patch_of(AxonTraining(init="organs"), Store())
+        patch_of(AxonTraining(init="organs"), Store())
     with pytest.raises(SettingsError, match="64 x 64 x 64"):
-        _patch_of(AxonTraining(init="small", patch=(128, 128, 128)), Store())
-    assert _patch_of(AxonTraining(init="small"), Store()) == (64, 64, 64)
+        patch_of(AxonTraining(init="small", patch=(128, 128, 128)), Store())
+    assert patch_of(AxonTraining(init="small"), Store()) == (64, 64, 64)
 
 
 def test_the_patch_is_as_large_as_the_cubes_allow(cubes):
@@ -213,51 +220,125 @@ def test_the_patch_is_as_large_as_the_cubes_allow(cubes):
         fitting_patch([flat, large])
 
 
+def _learnt(out, iterations=1):
+    """Leave a state as a training would."""
+    torch = pytest.importorskip("torch")
+    from napari_openmedlab.training.state import write_state
+
+    write_state(out / "state.safetensors", {"w": torch.zeros(1)}, {"iteration": iterations})
+
+
 def test_a_training_is_gone_on_with_only_as_it_was_begun(cubes, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENMEDLAB_MODELS", str(tmp_path / "models"))
     folder, out = _folder(cubes, tmp_path / "cubes"), tmp_path / "run"
-    begin_axons(folder, out, AxonTraining(iterations=3))
+    begin_axons(folder, out, AxonTraining(iterations=3, seed=4))
+    begin_axons(folder, out, AxonTraining(iterations=3))  # nothing was learnt yet
     plan = json.loads((out / AXONS).read_text())
     assert plan["settings"]["patch"] == [32, 32, 64]
-    begin_axons(folder, out, AxonTraining(iterations=9, device="cpu"))
+    _learnt(out)
+    free = AxonTraining("other", iterations=9, learning_rate=1e-5, accumulation=2, device="cpu")
+    begin_axons(folder, out, free)
     assert json.loads((out / AXONS).read_text())["settings"]["iterations"] == 9
     begin_axons(folder, out, AxonTraining(iterations=3))
-    with pytest.raises(WriteError, match="another training"):
+    with pytest.raises(WriteError, match=r"another training .seed: 4 instead of 1"):
         begin_axons(folder, out, AxonTraining(iterations=3, seed=4))
     assert json.loads((out / AXONS).read_text()) == plan
     with pytest.raises(CheckpointError, match="no model 'nowhere'"):
         begin_axons(folder, tmp_path / "other", AxonTraining(init="nowhere"))
     assert not (tmp_path / "other").exists()
-    (out / AXONS).write_text('{"format": 2}')
-    with pytest.raises(ReadError, match="newer version"):
+    (out / AXONS).write_text('{"format": 1}')
+    with pytest.raises(ReadError, match="another version"):
         resume_axons(out)
 
 
-@pytest.mark.slow
-def test_a_network_is_trained_stored_known_to_the_engine_and_trained_further(
-    cubes, tmp_path, monkeypatch
-):
-    pytest.importorskip("torch")
-    from napari_openmedlab.models.checkpoints.store import ModelStore
+def test_changed_cubes_are_noticed_moved_ones_are_not(cubes, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENMEDLAB_MODELS", str(tmp_path / "models"))
+    folder, out = _folder(cubes, tmp_path / "cubes"), tmp_path / "run"
+    begin_axons(folder, out, AxonTraining(iterations=3))
+    _learnt(out)
+    moved = folder.rename(tmp_path / "elsewhere")
+    begin_axons(moved, out, AxonTraining(iterations=3))
+    assert read_plan(out).folder == moved
+    corrected = cubes[0].label.copy()
+    corrected[0, 0, :5] = 1
+    other = (TrainingCube("a", cubes[0].image, corrected), *cubes[1:])
+    again = _folder(other, tmp_path / "corrected")
+    with pytest.raises(WriteError, match=r"another training .changed: axon-0001"):
+        begin_axons(again, out, AxonTraining(iterations=3))
+    for path in (moved / "labels").iterdir():
+        path.write_bytes((again / "labels" / path.name).read_bytes())
+    with pytest.raises(SettingsError, match=r"after the training was begun: changed: axon-0001\."):
+        resume_axons(out)
+
+
+def test_a_run_under_way_is_left_alone(cubes, tmp_path, monkeypatch):
+    from napari_openmedlab.models.checkpoints.locks import locked
+    from napari_openmedlab.training.run_folder import LOCK
 
     monkeypatch.setenv("OPENMEDLAB_MODELS", str(tmp_path / "models"))
-    folder = _folder(cubes, tmp_path / "cubes")
-    settings = AxonTraining(
-        "My axons", patch=(32, 32, 64), iterations=1, batch=1, held_out=1, device="cpu"
-    )
-    trained = train_axons(folder, tmp_path / "run", settings)
-    assert trained.record.network == "axon-seg-plain"
-    assert trained.record.name == "my-axons"
-    assert trained.result.iteration == 1
-    told = json.loads((tmp_path / "run" / "held_out.json").read_text())
-    assert told["strict Dice"] == trained.result.dice["axons"]
-    assert told["clDice"] == trained.measures["clDice"]
-    assert len(told["cubes"]) == 1
+    folder, out = _folder(cubes, tmp_path / "cubes"), tmp_path / "run"
+    begin_axons(folder, out)
+    with locked(out / LOCK, ""), pytest.raises(WriteError, match="under way"):
+        train_axons(folder, out, AxonTraining(iterations=7))
+    assert read_plan(out).settings.iterations == AxonTraining.iterations
 
-    settings = replace(settings, name="better", init="my-axons", learning_rate=1e-12, held_out=0)
-    further = train_axons(folder, tmp_path / "further", settings)
-    assert further.measures == {}
-    store = ModelStore()
-    first, second = (store.load(name).state_dict() for name in ("my-axons", "better"))
-    for key, value in first.items():
-        np.testing.assert_allclose(second[key], value, atol=1e-6, err_msg=key)
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"batch": 0},
+        {"iterations": 0},
+        {"held_out": -1},
+        {"cl_dice": float("nan")},
+        {"learning_rate": float("inf")},
+        {"mixing": 1.5},
+        {"accumulation": 3},
+    ],
+)
+def test_settings_that_can_not_run_are_refused_at_once(wrong):
+    with pytest.raises(SettingsError):
+        AxonTraining(**wrong)
+
+
+def test_cubes_of_one_running_number_keep_their_names(cubes, tmp_path):
+    folder = _folder(cubes, tmp_path / "cubes")
+    for part in ("images", "labels"):
+        for number, path in enumerate(sorted((folder / part).iterdir())):
+            path.rename(path.with_name(f"cube_{number:04d}.nii.gz"))
+    assert [cube.name for cube in read_cubes(folder)] == ["cube_0000", "cube_0001", "cube_0002"]
+
+
+@pytest.mark.slow
+def test_a_training_in_parts_is_that_in_one_go(small, tmp_path, monkeypatch):
+    """Three iterations; or one, a cancel in the second, and the rest under another name."""
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file
+
+    from napari_openmedlab.errors import Cancelled
+    from napari_openmedlab.training.events import Note, Step
+
+    monkeypatch.setenv("OPENMEDLAB_MODELS", str(tmp_path / "models"))
+    folder = _folder(small, tmp_path / "cubes")
+    settings = AxonTraining("whole", iterations=3, batch=1, held_out=1, device="cpu")
+    whole = train_axons(folder, tmp_path / "whole", settings)
+
+    monitor, seen = Monitor(), []
+
+    def hear(event):
+        seen.append(event)
+        if isinstance(event, Step) and event.iteration == 2:
+            monitor.cancel()
+
+    settings = replace(settings, name="parts", iterations=2)
+    with pytest.raises(Cancelled, match="after iteration 2 of 2"):
+        train_axons(folder, tmp_path / "parts", settings, monitor=monitor, on_event=hear)
+    assert any(isinstance(e, Note) and "of the memory" in e.text for e in seen)
+    settings = replace(settings, name="whole", iterations=3)
+    parts = train_axons(folder, tmp_path / "parts", settings)
+    assert parts.record.name == "whole-2"  # the other one has the name
+    one, other = load_file(whole.weights), load_file(parts.weights)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    lines = [(tmp_path / n / "history.jsonl").read_text() for n in ("whole", "parts")]
+    assert lines[0] == lines[1]
+    with pytest.raises(CheckpointError, match="already is a model 'whole'"):
+        begin_axons(folder, tmp_path / "parts", settings)

@@ -229,6 +229,10 @@ def test_plans_and_settings_survive_json():
         {"patch": (32, 32)},
         {"spacing": "fine"},
         {"spacing": (0.0, 1.0, 1.0)},
+        {"spacing": (float("nan"), 1.0, 1.0)},
+        {"window": (float("nan"), 5.0)},
+        {"window": (0.0, float("inf"))},
+        {"learning_rate": float("nan")},
         {"held_out": -1},
     ],
 )
