@@ -7,13 +7,16 @@ where the first voxel has: programs that know no positions lay one over the othe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_openmedlab.errors import SettingsError
 from napari_openmedlab.geometry.volume import Geometry, Volume
+from napari_openmedlab.session.fingerprint import geometry_from_json, geometry_to_json
 
 __all__ = ["DensityGrid", "Patient", "own_axes"]
 
@@ -36,6 +39,15 @@ class Patient:
 
     geometry: Geometry
     code: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"geometry": geometry_to_json(self.geometry), "code": self.code}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Patient:
+        """Return what :meth:`to_json` wrote."""
+        return cls(geometry_from_json(stored["geometry"]), int(stored["code"]))
 
     @classmethod
     def of(cls, volume: Volume) -> Patient | None:

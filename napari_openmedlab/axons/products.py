@@ -114,7 +114,7 @@ def density_of(results: Results, edge: float, kind: Kind, monitor: Monitor) -> D
             results.folder,
         )
     z, y, x = (int(n) for n in results.labels.shape)
-    grid = DensityGrid((z, y, x), results.spacing, edge, results.origin)
+    grid = DensityGrid((z, y, x), results.spacing, edge, results.origin, results.patient)
     if kind == "voxels":
         return voxel_density(results.labels, grid, monitor=monitor)
     return length_density(traced(results, monitor), grid)

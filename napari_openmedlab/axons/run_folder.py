@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_openmedlab import __version__
+from napari_openmedlab.axons.density_grid import Patient
 from napari_openmedlab.axons.journal import NAME as JOURNAL
 from napari_openmedlab.axons.journal import add_line, disk_errors_said
 from napari_openmedlab.axons.plan import Plan
@@ -137,6 +138,7 @@ def _run_of(plan: Plan) -> dict[str, Any]:
         "region": [list(plan.region.start), list(plan.region.stop)],
         "spacing": list(source.spacing) if source.spacing else None,
         "origin": [float(v) for v in origin],
+        "patient": patient.to_json() if (patient := Patient.of(source.volume)) else None,
         "engine": settings.engine,
         "options": dict(settings.options),
         "provenance": dict(plan.provenance),
@@ -185,9 +187,26 @@ def _refuse_strangers(folder: Path) -> None:
         )
 
 
+def _entries(stored: Any, wanted: Any) -> str:
+    """Return which entries of two mappings differ, in words."""
+    if not isinstance(stored, dict) or not isinstance(wanted, dict):
+        return ""
+    said = []
+    for name in {**stored, **wanted}:
+        before, now = stored.get(name), wanted.get(name)
+        if before != now:
+            plain = not isinstance(before, dict) and not isinstance(now, dict)
+            said.append(f"{name}: {now} instead of {before}" if plain else name)
+    return f" ({', '.join(said)})"
+
+
 def _refuse_another(stored: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
     plain = json.loads(json.dumps(wanted))
-    differing = [name for name in _IDENTITY if stored.get(name) != plain.get(name)]
+    differing = [
+        name + _entries(stored.get(name), plain.get(name))
+        for name in _IDENTITY
+        if stored.get(name) != plain.get(name)
+    ]
     if differing:
         raise WriteError(
             f"{folder} holds another run: it differs in {', '.join(differing)}. Choose another "

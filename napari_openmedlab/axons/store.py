@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_openmedlab.axons.density_grid import Patient
 from napari_openmedlab.axons.journal import add_line, disk_errors_said, lines_since, read_lines
 from napari_openmedlab.errors import ReadError, WriteError
 from napari_openmedlab.geometry.boxes import Box
@@ -128,6 +129,12 @@ class Results:
         """Centre of the first stored voxel (z, y, x) in um of the source."""
         z, y, x = (float(v) for v in self.run["origin"])
         return z, y, x
+
+    @property
+    def patient(self) -> Patient | None:
+        """The patient's axes that the source states, if it does."""
+        stored = self.run.get("patient")
+        return Patient.from_json(stored) if stored else None
 
     @property
     def threshold(self) -> float:

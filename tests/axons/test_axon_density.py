@@ -14,11 +14,18 @@ from napari_openmedlab.axons.density import (
     voxel_density,
     write_density,
 )
+from napari_openmedlab.axons.plan import Settings, make_plan
+from napari_openmedlab.axons.products import density_of, write_density_map
+from napari_openmedlab.axons.run import execute
 from napari_openmedlab.axons.skeleton import Skeleton
+from napari_openmedlab.axons.source import open_source
+from napari_openmedlab.axons.store import Results
 from napari_openmedlab.axons.tracing import TracingSettings, trace
 from napari_openmedlab.errors import GeometryError, SettingsError
 from napari_openmedlab.geometry.volume import Geometry
 from napari_openmedlab.io.api import read as read_volume
+from napari_openmedlab.models.catalogue import load_engine
+from napari_openmedlab.models.contract import Monitor
 
 SHAPE, SPACING = (23, 31, 37), (5.0, 2.0, 1.3)
 
@@ -175,6 +182,29 @@ def test_nifti_of_a_nifti_source_keeps_its_world(tmp_path, affine, codes):
     voxel = volume.geometry.to_world((14, 20, 25)) * (-1, -1, 1)
     inside = np.linalg.solve(read.affine[:3, :3], voxel - there)
     assert (np.abs(inside) <= 0.5 + 1e-6).all()
+
+
+def test_a_run_remembers_the_world_of_its_nifti_source(tmp_path):
+    image = np.random.default_rng(2).normal(300, 10, (30, 26, 24))
+    image[:, 12:15, 10:13] += 400
+    source = nib.Nifti1Image(image.astype(np.int16), np.array(FLIPPED))
+    source.header.set_xyzt_units("mm")
+    nib.save(source, tmp_path / "source.nii")
+    opened = open_source(tmp_path / "source.nii")
+    engine = load_engine("axon-filter")
+    plan = make_plan(opened, Settings("axon-filter"), engine, Monitor(), timed=False)
+    execute(plan, tmp_path / "run", engine, Monitor())
+    results = Results.open(tmp_path / "run")
+    edge = 4 * max(results.spacing)
+    density = density_of(results, edge, "voxels", Monitor())
+    path, _ = write_density_map(results, density, tmp_path / "d.nii.gz")
+    read = nib.load(path)
+    brightest = np.unravel_index(np.argmax(read.get_fdata()), read.shape)
+    there = nib.affines.apply_affine(read.affine, brightest)
+    back = nib.affines.apply_affine(np.linalg.inv(source.affine), there)
+    reach = edge / 1000 / np.array(source.header.get_zooms())
+    assert (np.abs(back - (back[0], 13, 11)) <= reach).all()
+    assert int(read.header["sform_code"]) == int(source.header["sform_code"]) == 2
 
 
 def test_tiff_of_a_nifti_source_lies_along_the_source_s_own_axes(tmp_path):

@@ -258,8 +258,10 @@ def test_another_runs_folder_is_refused_and_left_alone(source, tmp_path):
     with pytest.raises(WriteError, match="holds another run: it differs in region"):
         ran(source, tmp_path / "out", region=Box((0, 0, 0), (20, 20, 20)))
     brighter = source_of_array(source.volume.array + 1, name="brain", spacing=SPACING)
-    with pytest.raises(WriteError, match="differs in source"):
+    with pytest.raises(WriteError, match=r"differs in source \("):
         ran(brighter, tmp_path / "out")
+    with pytest.raises(WriteError, match=r"differs in options \(fail_at: 99 instead of 0\)"):
+        ran(source, tmp_path / "out", options={"fail_at": 99})
     assert digest(tmp_path / "out") == before
     other = tmp_path / "photos"
     other.mkdir()
