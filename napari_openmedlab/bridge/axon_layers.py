@@ -38,7 +38,7 @@ _COLOUR = {1: (1.0, 0.32, 0.24, 1.0), None: (0.0, 0.0, 0.0, 0.0)}
 
 
 def voxel_size_of(layer: Layer) -> tuple[float, float, float] | None:
-    """Return a layer's voxel size (z, y, x) in um, ``None`` if its units are no lengths."""
+    """Return a layer's voxel size (z, y, x) in um, ``None`` if nothing states it."""
     volume = volume_of_layer(layer)
     return _spacing(volume)
 
@@ -230,7 +230,8 @@ def box_of_shape(shapes: Shapes, layer: Layer, shape: Sequence[int]) -> Box:
 
 def _spacing(volume: Volume) -> tuple[float, float, float] | None:
     factor = _UM.get(volume.geometry.unit)
-    if factor is None:
+    # A NIfTI without a unit is in mm by the custom of medicine; microscopes have no such custom.
+    if factor is None or not volume.info.get("size_stated", True):
         return None
     z, y, x = (s * factor for s in volume.geometry.spacing)
     return z, y, x

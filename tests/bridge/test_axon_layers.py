@@ -74,6 +74,27 @@ def test_a_layer_remembers_how_its_folder_was_opened(tmp_path):
     assert again.path == str(tmp_path)
 
 
+@pytest.mark.parametrize("unit", ["unknown", "mm"])
+def test_a_nifti_without_a_unit_opened_from_the_menu_has_no_voxel_size(tmp_path, unit):
+    import nibabel as nib
+
+    from napari_openmedlab.bridge.layers import volume_to_layer_data
+    from napari_openmedlab.io.api import read
+
+    image = nib.Nifti1Image(np.zeros((8, 9, 10), np.int16), np.diag([0.002, 0.002, 0.004, 1]))
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "cube.nii")
+    data, arguments, _ = volume_to_layer_data(read(tmp_path / "cube.nii"))
+    layer = Image(data, **arguments)
+    found = voxel_size_of(layer)
+    if unit == "unknown":
+        assert found is source_of_layer(layer).spacing is None
+        layer.scale = (0.005, 0.002, 0.002)  # stated by the user now
+        assert voxel_size_of(layer) == pytest.approx((5.0, 2.0, 2.0))
+    else:
+        assert found == pytest.approx((4.0, 2.0, 2.0))
+
+
 def test_results_of_a_region_lie_over_their_volume(layer, tmp_path, monkeypatch):
     block_engines.register(monkeypatch)
     source = source_of_layer(layer)
