@@ -1,6 +1,7 @@
 """Another threshold, cut short and gone on with: labels are of one threshold or not used."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -33,6 +34,26 @@ def long(volume):  # noqa: F811
     return source_of_array(np.tile(volume, (1, 1, 5)), name="long", spacing=(2.0, 0.5, 0.5))
 
 
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """Folders of finished runs of the long volume, by threshold: made once, then copied."""
+    return {}, tmp_path_factory.mktemp("finished")
+
+
+@pytest.fixture
+def finished(stored, long):
+    """Return a function that puts a finished run of the long volume into a folder."""
+    made, place = stored
+
+    def copy(folder, threshold=0.5):
+        if threshold not in made:
+            made[threshold] = place / str(threshold)
+            ran(long, made[threshold], threshold=threshold)
+        shutil.copytree(made[threshold], folder)
+
+    return copy
+
+
 def journal(folder):
     lines = (folder / "journal.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
@@ -59,10 +80,10 @@ def check_labels(folder, threshold):
 
 @pytest.mark.parametrize("way", ["relabel", "run"])
 @pytest.mark.parametrize(("first", "then"), [(0.5, 0.8), (0.8, 0.5)])
-def test_a_relabel_cut_short_is_finished_either_way(long, tmp_path, first, then, way):
+def test_a_relabel_cut_short_is_finished_either_way(long, finished, tmp_path, first, then, way):
     out = tmp_path / "out"
-    ran(long, out, threshold=first)
-    ran(long, tmp_path / "one go", threshold=then)
+    finished(out, first)
+    finished(tmp_path / "one go", then)
     cut_short(out, then)
     results = Results.open(out)
     assert not results.complete
@@ -79,9 +100,9 @@ def test_a_relabel_cut_short_is_finished_either_way(long, tmp_path, first, then,
     assert len(journal(out)) == length  # nothing is done twice
 
 
-def test_there_and_back_again_is_not_done_until_it_is(long, tmp_path):
+def test_there_and_back_again_is_not_done_until_it_is(long, finished, tmp_path):
     out = tmp_path / "out"
-    ran(long, out)
+    finished(out)
     relabel(out, 0.8, Monitor())
     cut_short(out, 0.5)
     assert not Results.open(out).complete
@@ -103,9 +124,9 @@ def test_nothing_is_exported_from_labels_of_two_thresholds(source, tmp_path):  #
     assert len(traced(Results.open(out), Monitor()).trees)
 
 
-def test_cut_short_at_the_coarser_levels_only_these_are_made_anew(long, tmp_path):
+def test_cut_short_at_the_coarser_levels_only_these_are_made_anew(long, finished, tmp_path):
     out = tmp_path / "out"
-    ran(long, out)
+    finished(out)
     with pytest.raises(Cancelled):
         relabel(out, 0.8, StopLabels(1, "making coarser"))
     results = Results.open(out)
@@ -134,18 +155,18 @@ def test_an_unfinished_run_takes_another_threshold_and_goes_on(long, tmp_path):
     assert digest(again) == digest(out)
 
 
-def test_a_crash_between_journal_and_settings_is_mended(long, tmp_path):
+def test_a_crash_between_journal_and_settings_is_mended(long, finished, tmp_path):
     out = tmp_path / "out"
-    ran(long, out)
+    finished(out)
     with (out / "journal.jsonl").open("a") as file:
         file.write('{"relabel": 0.8}\n')  # and run.json still says 0.5
     ran(long, out)
     check_labels(out, 0.5)
 
 
-def test_journals_from_before_relabels_were_noted_still_work(long, tmp_path):
+def test_journals_from_before_relabels_were_noted_still_work(long, finished, tmp_path):
     out = tmp_path / "out"
-    ran(long, out)
+    finished(out)
     relabel(out, 0.8, Monitor())
     old = [line for line in journal(out) if not {"relabel", "relabelled"} & set(line)]
     text = "".join(json.dumps(line) + "\n" for line in old)
