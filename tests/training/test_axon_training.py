@@ -154,6 +154,13 @@ def test_a_fifth_of_the_cubes_is_held_out_whatever_their_order():
     assert len(others) > 1
 
 
+def test_cubes_of_one_name_are_told_apart():
+    from napari_openmedlab.training.axon_held_out import split_cubes
+
+    kept, out = split_cubes(_named(["cube"] * 10, [1] * 10), None, seed=1)
+    assert (len(kept), len(out)) == (8, 2)
+
+
 def test_few_cubes_are_all_trained_on_and_one_always_stays():
     from napari_openmedlab.training.axon_held_out import split_cubes
 
