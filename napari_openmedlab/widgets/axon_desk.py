@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ from napari_openmedlab.widgets.worker_bridge import ActivityEntry
 
 __all__ = ["AxonDesk"]
 
+_MIXED = "The labels are of two thresholds; Apply makes them anew."
+
 
 @dataclass(eq=False)
 class _Task(Job):
@@ -49,7 +52,8 @@ class AxonDesk(QObject):
 
     Attributes
     ----------
-    previewed : Signal(Preview)
+    previewed : Signal(Preview, Source, Layer)
+        What was found, in which volume, shown by which layer.
     planned : Signal(Plan)
     finished : Signal(Results, Layer or None)
         A run, or results that were opened or given another threshold; and the layer that shows
@@ -63,7 +67,7 @@ class AxonDesk(QObject):
         A sentence and its severity.
     """
 
-    previewed = Signal(object)
+    previewed = Signal(object, object, object)
     planned = Signal(object)
     finished = Signal(object, object)
     opened = Signal(object)
@@ -77,7 +81,7 @@ class AxonDesk(QObject):
         self._worker = ModelWorker()
         self.activity = ActivityEntry()
         self._engine: tuple[str, Any] | None = None
-        self._surveys: dict[tuple[Any, ...], Survey] = {}
+        self._survey: tuple[weakref.ref[Any], str, Survey] | None = None
         self._tasks: list[_Task] = []
         queued = Qt.ConnectionType.QueuedConnection
         self._worker.started.connect(self._on_started, queued)
@@ -120,21 +124,26 @@ class AxonDesk(QObject):
         self._submit("converting", source.name, work, self.opened.emit, kept)
 
     def preview(
-        self, source: Source, settings: Settings, at: tuple[float, ...] | None, box: Box | None
+        self, source: Source, settings: Settings, where: tuple[float, ...] | Box, image: Layer
     ) -> None:
-        """Score the block around a voxel, or a box."""
+        """Score the block around a voxel of an image, or a box."""
 
         def work(monitor: Monitor) -> tuple[Preview, str]:
             engine = self._loaded(settings.engine)
-            where = box if box is not None else box_around(source, settings, engine, at or ())
-            key = (id(source.volume.array), settings.normalisation)
-            known = self._surveys.get(key)
-            found = preview(source, settings, engine, where, monitor, known)
-            self._surveys = {key: found.survey}
+            box = where
+            if not isinstance(box, Box):
+                box = box_around(source, settings, engine, box)
+            known = self._known(source, settings)
+            found = preview(source, settings, engine, box, monitor, known)
+            array = weakref.ref(source.volume.array)
+            self._survey = (array, settings.normalisation, found.survey)
             return found, f"Preview of {' x '.join(map(str, found.box.shape))} voxels in " \
                 f"{found.seconds:.1f} s."  # fmt: skip
 
-        self._submit("previewing", source.name, work, self.previewed.emit)
+        def then(found: Preview) -> None:
+            self.previewed.emit(found, source, image)
+
+        self._submit("previewing", source.name, work, then)
 
     def plan(self, source: Source, settings: Settings) -> None:
         """Estimate what a run takes."""
@@ -166,8 +175,10 @@ class AxonDesk(QObject):
 
         def work(_: Monitor) -> tuple[tuple[Results, Layer | None], str]:
             results = Results.open(folder)
-            done, total = len(results.done()), results.run["blocks"]
-            return (results, image_of_run(results, shown)), f"{done} of {total} blocks are done."
+            text = f"{len(results.done())} of {results.run['blocks']} blocks are done."
+            if results.relabelling is not None:
+                text += f" {_MIXED}"
+            return (results, image_of_run(results, shown)), text
 
         self._submit("opening", folder.name, work, lambda found: self.finished.emit(*found))
 
@@ -179,7 +190,8 @@ class AxonDesk(QObject):
             return made, f"Labels at the threshold {threshold:g}."
 
         name = results.folder.name
-        self._submit("labelling", name, work, lambda made: self.finished.emit(made, image))
+        then = lambda made: self.finished.emit(made, image)  # noqa: E731
+        self._submit("labelling", name, work, then, f" {_MIXED}")
 
     def export(
         self,
@@ -203,6 +215,14 @@ class AxonDesk(QObject):
         self._end.call()
 
     # -- inside ----------------------------------------------------------------------------
+
+    def _known(self, source: Source, settings: Settings) -> Survey | None:
+        """Return what was found of the volume at the last preview, if it was this one."""
+        if self._survey is None:
+            return None
+        array, mode, found = self._survey
+        same = array() is source.volume.array and mode == settings.normalisation
+        return found if same else None
 
     def _loaded(self, engine_id: str) -> Any:
         """Return the engine; the one used last stays loaded. Only in the worker's thread."""

@@ -11,6 +11,7 @@ from napari.layers import Image, Layer
 from qtpy.QtCore import QObject
 
 from napari_openmedlab.axons.preview import Preview
+from napari_openmedlab.axons.source import Source
 from napari_openmedlab.bridge.axon_layers import preview_layers
 from napari_openmedlab.bridge.positions import index_at, visible_box
 from napari_openmedlab.bridge.viewer import layer_position
@@ -43,6 +44,8 @@ class AxonPreviews(QObject):
         self._viewer, self._image, self._ask = viewer, image, ask
         self._shown: dict[str, Layer] = {}
         self.found: Preview | None = None
+        self.source: Source | None = None
+        self.image: Layer | None = None
 
     def owns(self, layer: Layer) -> bool:
         """Return whether a layer shows a preview."""
@@ -75,11 +78,10 @@ class AxonPreviews(QObject):
         elif not on and self._clicked in callbacks:
             callbacks.remove(self._clicked)
 
-    def show(self, found: Preview, threshold: float) -> None:
-        """Show a preview in place of the last one."""
-        image = self._image()
-        self.found = found
-        if image is None:
+    def show(self, found: Preview, source: Source, image: Image, threshold: float) -> None:
+        """Show a preview over the image it was made of, in place of the last one."""
+        self.found, self.source, self.image = found, source, image
+        if image not in self._viewer.layers:
             return
         probability, labels = preview_layers(image, found, threshold)
         self._put("probability", self._viewer.add_image, *probability)

@@ -23,12 +23,19 @@ class AxonResults:
     Attributes
     ----------
     results : Results or None
+    mixed : bool
+        Whether their labels are of two thresholds, since making them anew was cut short.
     """
 
     def __init__(self, viewer: napari.Viewer) -> None:
         self._viewer = viewer
         self._image: Layer | None = None
         self.results: Results | None = None
+        self.mixed = False
+
+    def look(self) -> None:
+        """See what became of the labels."""
+        self.mixed = self.results is not None and self.results.relabelling is not None
 
     @property
     def image(self) -> Layer | None:
@@ -49,6 +56,7 @@ class AxonResults:
         for layer in [each for each in self._viewer.layers if _run_of(each) == folder]:
             self._viewer.layers.remove(layer)
         self.results, self._image = results, image
+        self.look()
         for kind, data, arguments in result_layers(results, self.image):
             self._viewer.add_layer(kind(data, **arguments))
 

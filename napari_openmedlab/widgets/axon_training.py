@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QFileDialog,
     QFormLayout,
@@ -19,10 +19,11 @@ from qtpy.QtWidgets import (
 from napari_openmedlab.errors import OpenMedLabError
 from napari_openmedlab.models.checkpoints.records import Record, slug
 from napari_openmedlab.models.contract import Monitor
-from napari_openmedlab.training.axon_training import AxonTraining, begin_axons
+from napari_openmedlab.training.axon_plan import AxonTraining, begin_axons
 from napari_openmedlab.training.events import Event, Note, Step, Validated
 from napari_openmedlab.training.wire import Ended
 from napari_openmedlab.widgets.axon_desk import AxonDesk
+from napari_openmedlab.widgets.model_jobs import Job, ModelWorker
 from napari_openmedlab.widgets.run_follower import RunFollower
 from napari_openmedlab.widgets.sections import StatusLine, button, combo
 from napari_openmedlab.words import time_text
@@ -39,15 +40,22 @@ class AxonTrainingBox(QGroupBox):
     Parameters
     ----------
     desk : AxonDesk
-        Prepares a training.
+        Its end is that of a training too. Its work is not waited for.
     lacks : callable() -> str
         A sentence on what keeps the network from running here; empty if nothing does.
     """
 
     def __init__(self, desk: AxonDesk, lacks: Callable[[], str]) -> None:
         super().__init__("Training")
-        self._desk, self._lacks = desk, lacks
+        self._lacks = lacks
         self._held_out = ""
+        self._notes: list[str] = []
+        self._preparing = False
+        self._worker = ModelWorker()
+        queued = Qt.ConnectionType.QueuedConnection
+        self._worker.finished.connect(self._on_prepared, queued)
+        self._worker.failed.connect(self._on_unprepared, queued)
+        desk.at_end(self._worker.close)
         self.follower = RunFollower()
         desk.at_end(self.follower.close)
         self.follower.heard.connect(self._on_heard)
@@ -105,17 +113,27 @@ class AxonTrainingBox(QGroupBox):
 
     def begin(self, folder: Path) -> None:
         """Train on a folder of cubes, or go on with it."""
+        if self.busy:
+            return
         if lacks := self._lacks():
             self.status.say(lacks, "unsure")
             return
         settings = self.settings
         out = folder / f"training-{slug(settings.name)}"
 
-        def work(_: Monitor) -> tuple[Path, str]:
+        def work(_: Monitor) -> str:
             begin_axons(folder, out, settings)
-            return out, "The training has begun."
+            return str(out)
 
-        self._desk.export("preparing the training", work, self._follow)
+        self._preparing = True
+        self.status.say(f"Reading the cubes in {folder.name}…", "busy")
+        self._refresh()
+        self._worker.submit(Job("", "preparing", "the training", work))
+
+    @property
+    def busy(self) -> bool:
+        """Whether a training is prepared or under way."""
+        return self._preparing or self.follower.process is not None
 
     # -- inside ----------------------------------------------------------------------------
 
@@ -129,12 +147,17 @@ class AxonTrainingBox(QGroupBox):
             self.follower.process.cancel()
             self.status.say("Stopping after the iteration at hand…", "busy")
 
-    def _follow(self, out: Path) -> None:
-        if self.follower.process is not None:  # pressed twice
-            return
-        self._held_out = ""
+    def _on_unprepared(self, _: Job, error: OpenMedLabError) -> None:
+        self._preparing = False
+        self.status.say(str(error), "error")
+        self._refresh()
+
+    def _on_prepared(self, _: Job, out: str) -> None:
+        self._preparing = False
+        self._held_out, self._notes = "", []
+        self.status.setToolTip("")
         try:
-            self.follower.follow(out)
+            self.follower.follow(Path(out))
         except OpenMedLabError as error:
             self.status.say(str(error), "error")
         else:
@@ -152,6 +175,8 @@ class AxonTrainingBox(QGroupBox):
             self._held_out = f", held-out Dice {event.mean:.3f}"
         elif isinstance(event, Note):
             self.status.say(event.text, "busy")
+            self._notes.append(event.text)
+            self.status.setToolTip("\n".join(self._notes))
 
     def _on_ended(self, ended: Ended) -> None:
         again = " The same folder and name go on." if ended.how == "stopped" else ""
@@ -159,7 +184,6 @@ class AxonTrainingBox(QGroupBox):
         self._refresh()
 
     def _refresh(self) -> None:
-        running: Any = self.follower.process is not None
         for each in (self.train, self.name, self.start, self.iterations):
-            each.setEnabled(not running)
-        self.stop.setEnabled(running)
+            each.setEnabled(not self.busy)
+        self.stop.setEnabled(self.follower.process is not None)

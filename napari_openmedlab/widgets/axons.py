@@ -226,8 +226,9 @@ class AxonsWidget(QWidget):
     def preview_at(self, index: Any) -> None:
         """Preview the block around a voxel (z, y, x) of the image."""
         source = self.source()
+        assert self.image is not None
         at = tuple(float(v) for v in index)
-        self.desk.preview(source, self.settings(source, whole=True), at, None)
+        self.desk.preview(source, self.settings(source, whole=True), at, self.image)
 
     def preview_middle(self) -> None:
         """Preview the block in the middle of what the view shows."""
@@ -238,7 +239,7 @@ class AxonsWidget(QWidget):
         source = self.source()
         assert self.image is not None
         box = box_of_shape(self._shapes(), self.image, source.shape)
-        self.desk.preview(source, self.settings(source, whole=True), None, box)
+        self.desk.preview(source, self.settings(source, whole=True), box, self.image)
 
     def _on_pick(self, on: bool) -> None:
         self.previews.pick(on)
@@ -247,13 +248,13 @@ class AxonsWidget(QWidget):
 
     def _previewed_block(self) -> tuple[Source, Layer, Box]:
         """Return the volume, its layer and the block that was previewed last."""
-        found = self.previews.found
-        if found is None or self.image is None:
+        found, source, image = self.previews.found, self.previews.source, self.previews.image
+        if found is None or source is None or image not in self._viewer.layers:
             raise SettingsError("Preview a block first: it becomes the cube.")
-        return self.source(), self.image, found.box
+        return source, image, found.box
 
-    def _on_previewed(self, found: Preview) -> None:
-        self.previews.show(found, self.threshold)
+    def _on_previewed(self, found: Preview, source: Source, image: Image) -> None:
+        self.previews.show(found, source, image, self.threshold)
 
     def _on_threshold(self, value: int) -> None:
         self.find.value.setText(f"{value / 100:.2f}")
@@ -384,6 +385,8 @@ class AxonsWidget(QWidget):
         self.go.bar.setVisible(busy)
         if busy:
             self.go.bar.setRange(0, 0)
+        else:
+            self.shown.look()
         self._refresh()
 
     def _on_progress(self, progress: Progress) -> None:
@@ -403,7 +406,7 @@ class AxonsWidget(QWidget):
         for each in (self.files.swc, self.files.branches, self.files.density):
             each.setEnabled(done)
         moved = self.results is not None and abs(self.results.threshold - self.threshold) > 1e-6
-        self.find.apply.setEnabled(done and moved)
+        self.find.apply.setEnabled(done and (moved or self.shown.mixed))
 
     def _is_scan(self, layer: Layer) -> bool:
         ours = self.previews.owns(layer) or "axons" in layer.metadata

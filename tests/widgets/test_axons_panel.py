@@ -1,5 +1,7 @@
 """The Axons panel in a real viewer: preview, threshold, run, cancel, go on, export."""
 
+import threading
+
 import block_engines
 import numpy as np
 import pytest
@@ -10,9 +12,13 @@ from panel_hands import Hand
 from threaded_run import InAThread
 
 from napari_openmedlab.axons.annotate import Cube, export_cubes
-from napari_openmedlab.axons.store import Results
+from napari_openmedlab.axons.store import Results, relabel
+from napari_openmedlab.errors import Cancelled
 from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.models import catalogue
+from napari_openmedlab.models.contract import Monitor
+from napari_openmedlab.training.events import Step
+from napari_openmedlab.training.run_folder import last_iteration
 from napari_openmedlab.widgets import run_follower
 
 SAMPLE = "light_sheet_axons"
@@ -270,24 +276,31 @@ def cubes(tmp_path, monkeypatch):
 def test_cubes_are_trained_on_stopped_and_gone_on_with(cubes, panel, qtbot, monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.setattr(run_follower, "TrainingProcess", InAThread)
-    box = panel.training
+    box, heard = panel.training, []
+    box.follower.heard.connect(heard.append)
     box.name.setText("Mine")
     box.iterations.setValue(60)
     box.begin(cubes)
-    qtbot.waitUntil(lambda: box.status.text().startswith("Iteration"), timeout=90_000)
     assert not box.train.isEnabled()
+    assert "cubes" in box.status.text()
+    qtbot.waitUntil(lambda: box.status.text().startswith("Iteration"), timeout=90_000)
+    assert "of the memory" in box.status.toolTip()
     assert panel.find.middle.isEnabled()  # the rest of the panel is free
     box.stop.click()
     qtbot.waitUntil(lambda: "go on" in box.status.text(), timeout=60_000)
     assert box.status.severity == "unsure"
-    box.iterations.setValue(2)
+    done = last_iteration(cubes / "training-mine")
+    assert done == [event.iteration for event in heard if isinstance(event, Step)][-1]
+    heard.clear()
+    box.iterations.setValue(done + 1)
     box.begin(cubes)
     qtbot.waitUntil(lambda: "'mine' is ready" in box.status.text(), timeout=120_000)
+    assert [event.iteration for event in heard if isinstance(event, Step)] == [done + 1]
     assert "strict Dice" in box.status.text()
     assert box.train.isEnabled()
     qtbot.waitUntil(lambda: box.start.findData("mine") >= 0)
-    box.begin(cubes)  # the name is taken now
-    qtbot.waitUntil(lambda: "already is a model" in panel.go.status.text())
+    box.begin(cubes)  # nothing is left to learn, and the name is taken
+    qtbot.waitUntil(lambda: "already is a model" in box.status.text())
 
 
 @pytest.mark.slow
@@ -300,15 +313,78 @@ def test_a_window_closed_during_a_training_ends_it_cleanly(
     qtbot.waitUntil(lambda: panel.training.status.text().startswith("Iteration"), timeout=90_000)
     viewer.close()
     qtbot.wait(50)  # the look-out for threads in conftest does the rest
-    assert (cubes / "training-my-axons" / "state.safetensors").exists()
+    assert last_iteration(cubes / "training-my-axons") >= 1
+
+
+def test_a_training_waits_for_no_run_and_is_one_at_a_time(cubes, panel, qtbot, monkeypatch):
+    followed, free = [], threading.Event()
+    monkeypatch.setattr(panel.training.follower, "follow", followed.append)
+    panel.desk.export("holding the desk", lambda _: (free.wait(30), "Free."))
+    panel.training.begin(cubes)
+    panel.training.name.setText("other")
+    panel.training.begin(cubes)
+    qtbot.waitUntil(lambda: bool(followed), timeout=30_000)
+    assert panel.desk.busy
+    free.set()
+    wait(qtbot, panel)
+    assert followed == [cubes / "training-my-axons"]
+    assert [path.name for path in cubes.glob("training-*")] == ["training-my-axons"]
 
 
 def test_what_keeps_a_training_from_beginning_is_told(cubes, panel, qtbot, tmp_path, monkeypatch):
+    status = panel.training.status
     panel.training.begin(tmp_path / "nowhere")
-    wait(qtbot, panel)
-    assert "nowhere" in panel.go.status.text()
-    assert panel.go.status.severity == "error"
+    qtbot.waitUntil(lambda: status.severity == "error")
+    assert "nowhere" in status.text()
+    assert panel.training.train.isEnabled()
     monkeypatch.setattr(panel.training, "_lacks", lambda: "Axon-Seg needs torch")
     panel.training.begin(cubes)
-    assert panel.training.status.text() == "Axon-Seg needs torch"
+    assert status.text() == "Axon-Seg needs torch"
     assert not list(cubes.glob("training-*"))
+
+
+def test_labels_of_two_thresholds_can_be_made_whole(viewer, panel, qtbot, tmp_path):
+    class Stop(Monitor):
+        def step(self, done=0, total=0, text=""):
+            if text.startswith("labels at") and done:
+                self.cancel()
+            super().step(done, total, text)
+
+    out = tmp_path / "run"
+    choose(panel, "smooth")
+    noise = np.random.default_rng(0).normal(300, 40, (20, 40, 40)).astype(np.uint16)
+    panel._chooser.choose(viewer.add_image(noise, name="small", scale=(4, 2, 2), units="um"))
+    panel.go.folder.setText(str(out))
+    panel.go.run.click()
+    wait(qtbot, panel)
+    with pytest.raises(Cancelled):
+        relabel(out, 0.8, Stop())
+    panel.desk.show(out, [])
+    wait(qtbot, panel)
+    assert "two thresholds; Apply" in panel.go.status.text()
+    assert panel.find.threshold.value() == 80
+    assert panel.find.apply.isEnabled()
+    panel.find.apply.click()
+    wait(qtbot, panel)
+    results = Results.open(out)
+    assert results.complete
+    assert results.relabelling is None
+    assert not panel.find.apply.isEnabled()
+
+
+def test_a_previewed_block_stays_with_its_image(viewer, panel, qtbot):
+    first = panel.image
+    panel.find.middle.click()
+    second = viewer.add_image(np.zeros((8, 9, 10), np.uint16), name="another")
+    panel._chooser.choose(second)
+    wait(qtbot, panel)
+    assert panel.image is second
+    shown = layer(viewer, "preview: probability")
+    np.testing.assert_array_equal(shown.scale, first.scale)
+    panel.cubes.begin()
+    wait(qtbot, panel)
+    block = panel.previews.found.box
+    np.testing.assert_array_equal(panel.cubes._sketch.image, first.data[block.slices])
+    viewer.layers.remove(first)
+    panel.cubes.begin()
+    assert "Preview a block first" in panel.go.status.text()
