@@ -146,8 +146,8 @@ def _looked(files: Sequence[Path]) -> tuple[list[_Slice | None], list[str]]:
 def _check_gaps(stack: Stack, faults: list[str], gaps: Gaps, folder: Path) -> None:
     if faults and gaps == "stop":
         raise ReadError(
-            f"{folder}: {listed(faults)}. Put the right files there, or choose to fill: the "
-            "slice before is then repeated",
+            f"{folder}: {listed(faults)}. Put the right files there, or choose to fill "
+            "(--gaps fill): the slice before is then repeated",
             folder,
         )
     if stack.is_sparse:
@@ -304,7 +304,7 @@ def _is_damage(error: ReadError) -> bool:
 
 def _undecodable(path: Path, error: ReadError) -> ReadError:
     return ReadError(
-        f"{path} can't be read ({_why(error, path)}). Copy or export it again, or choose to fill: "
-        "the slice before is then repeated",
+        f"{path} can't be read ({_why(error, path)}). Copy or export it again, or choose to fill "
+        "(--gaps fill): the slice before is then repeated",
         path,
     )
