@@ -173,7 +173,7 @@ PAGE = b"<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</ti
         (b'{"error": "Repository not found"}', "JSON"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "Git LFS pointer"),
         (b"Not found\n", "a text file"),
-        (gzip.compress(b"nifti"), "gzip"),
+        (gzip.compress(b"nifti", mtime=0), "gzip"),
         (b"\x89PNG\r\n\x1a\n" + bytes(90), "PNG"),
         (b"\xff\xd8\xff\xe0" + bytes(90), "JPEG"),
         (b"II*\x00" + bytes(90), "TIFF"),
