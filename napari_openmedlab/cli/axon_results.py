@@ -41,7 +41,7 @@ def skeleton(  # noqa: PLR0913  (a command has one parameter per option)
 
     results = Results.open(out)
     tracing = TracingSettings(shortest_spur=spur, shortest_tree=shortest)
-    with working("skeleton") as monitor:
+    with working("making the skeleton") as monitor:
         thin = SkeletonSettings(halo=halo, smallest=smallest)
         forest = traced(results, monitor, thin, tracing)
         written = [
@@ -79,7 +79,7 @@ def density(
     from napari_openmedlab.cli.progress import working
 
     results = Results.open(out)
-    with working("density") as monitor:
+    with working("making the density map") as monitor:
         found = density_of(results, edge, of.value, monitor)
         written = write_density_map(results, found, to or results.folder / "density.nii.gz")
     bins = " x ".join(map(str, found.grid.bins))

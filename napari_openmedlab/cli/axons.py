@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
+_AGAIN = "what is done is kept, and the same command goes on"
+
 
 class _RunByDefault(TyperGroup):
     """``openmedlab axons IN OUT`` means ``openmedlab axons run IN OUT``."""
@@ -123,7 +125,7 @@ def run(  # noqa: PLR0913  (a command has one parameter per option)
         _show_plan(plan, out)
         if plan_only:
             return
-        with working("axons") as monitor:
+        with working("finding axons", _AGAIN) as monitor:
             results = _executed(plan, out, worker, scheduler, monitor)
     finally:
         worker.unload()
@@ -139,7 +141,7 @@ def threshold(
     from napari_openmedlab.axons.store import relabel
     from napari_openmedlab.cli.progress import working
 
-    with working("labels") as monitor:
+    with working("making labels", _AGAIN) as monitor:
         results = relabel(out, value, monitor)
     say(f"Labels at {results.threshold:g}: {results.label_image}")
 
@@ -171,7 +173,7 @@ def convert(  # noqa: PLR0913  (a command has one parameter per option)
     )
     if plan_only:
         return
-    with working("converting") as monitor:
+    with working("converting", _AGAIN) as monitor:
         written = convert_volume(source, out, monitor)
     say(f"Written: {written}")
 

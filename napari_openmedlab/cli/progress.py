@@ -12,10 +12,17 @@ __all__ = ["working"]
 
 
 @contextmanager
-def working(title: str) -> Iterator[Monitor]:
+def working(title: str, kept: str = "") -> Iterator[Monitor]:
     """Show a bar while the block runs and give it a monitor that feeds the bar.
 
     The bar appears only if stderr is a terminal.
+
+    Parameters
+    ----------
+    title : str
+        What is being done: "reading scan.nii".
+    kept : str
+        What is left after Ctrl-C, and how to go on.
 
     Raises
     ------
@@ -47,4 +54,4 @@ def working(title: str) -> Iterator[Monitor]:
             yield monitor
     except KeyboardInterrupt:
         monitor.cancel()
-        raise Cancelled(f"stopped while {title}") from None
+        raise Cancelled(f"stopped while {title}" + (f"; {kept}" if kept else "")) from None
