@@ -55,11 +55,11 @@ def test_wrong_usage_ends_with_2(openmedlab, arguments):
 
 
 def test_ctrl_c_cancels_the_monitor_and_says_what_was_stopped():
-    with pytest.raises(Cancelled, match="stopped while reading$"), working("reading") as monitor:
+    with pytest.raises(Cancelled, match=r"stopped while reading$"), working("reading") as monitor:
         raise KeyboardInterrupt
     assert monitor.cancelled
     with (
-        pytest.raises(Cancelled, match="while reading; all is kept$"),
+        pytest.raises(Cancelled, match=r"while reading; all is kept$"),
         working("reading", "all is kept"),
     ):
         raise KeyboardInterrupt
