@@ -7,8 +7,7 @@ from typing import Any
 
 from qtpy.QtWidgets import QFileDialog, QInputDialog, QWidget
 
-from napari_openmedlab.axons.density import Density, Kind, Patient
-from napari_openmedlab.bridge.layers import volume_of_layer
+from napari_openmedlab.axons.density import Density, Kind
 from napari_openmedlab.models.contract import Monitor
 from napari_openmedlab.widgets.axon_desk import AxonDesk
 from napari_openmedlab.widgets.axon_results import AxonResults
@@ -77,13 +76,12 @@ class AxonExports:
         """Write the density map and show it as a layer."""
         from napari_openmedlab.axons.products import density_of, write_density_map
 
-        results, image = self._shown.results, self._shown.image
+        results = self._shown.results
         if results is None:
             return
-        patient = None if image is None else Patient.of(volume_of_layer(image))
 
         def work(monitor: Monitor) -> tuple[Density, str]:
-            found = density_of(results, edge, kind, monitor).lying_in(patient)
+            found = density_of(results, edge, kind, monitor)
             write_density_map(results, found, path)
             return found, f"Written: {path}"
 
