@@ -99,8 +99,10 @@ class AxonCubes(QGroupBox):
         def work(_: Monitor) -> tuple[Sketch, str]:
             return sketch_of(source, box), "Move the threshold, paint what is wrong, then add it."
 
-        self._source = source
-        self._desk.export("labelling the block", work, lambda found: self._show(found, image))
+        def then(found: Sketch) -> None:
+            self._show(found, source, image)
+
+        self._desk.export("labelling the block", work, then)
 
     def save(self, folder: Path) -> None:
         """Add the cube to a folder of cubes."""
@@ -118,10 +120,10 @@ class AxonCubes(QGroupBox):
 
         self._desk.export("writing the cube", work)
 
-    def _show(self, sketch: Sketch, image: Layer) -> None:
+    def _show(self, sketch: Sketch, source: Source, image: Layer) -> None:
         if self._layer is not None and self._layer in self._viewer.layers:
             self._viewer.layers.remove(self._layer)
-        self._sketch = sketch
+        self._sketch, self._source = sketch, source
         self.threshold.blockSignals(True)
         self.threshold.setSingleStep(max(1.0, sketch.suggestion / 50))
         self.threshold.setValue(sketch.suggestion)

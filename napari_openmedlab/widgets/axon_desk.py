@@ -26,24 +26,23 @@ from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.io.tiff_slices import Gaps
 from napari_openmedlab.models.catalogue import load_engine
 from napari_openmedlab.models.contract import Monitor, Progress
+from napari_openmedlab.widgets.axon_results import cut_short
 from napari_openmedlab.widgets.model_jobs import Job, ModelWorker
 from napari_openmedlab.widgets.panel_end import PanelEnd
 from napari_openmedlab.widgets.worker_bridge import ActivityEntry
 
 __all__ = ["AxonDesk"]
 
-_MIXED = "The labels are of two thresholds; Apply makes them anew."
-
 
 @dataclass(eq=False)
 class _Task(Job):
     """A job with a result, and what is to be done with it in the window's thread.
 
-    ``kept`` says what a cancel leaves.
+    After a cancel ``left`` is called there, and says what that leaves.
     """
 
     then: Callable[[Any], None] = field(default=lambda result: None)
-    kept: str = ""
+    left: Callable[[], str] = field(default=lambda: "")
     result: Any = None
 
 
@@ -120,8 +119,8 @@ class AxonDesk(QObject):
             written = convert(source, out, monitor)
             return open_source(written), f"Written: {written}"
 
-        kept = " What is written is kept; converting into the same folder goes on."
-        self._submit("converting", source.name, work, self.opened.emit, kept)
+        kept = "What is written is kept; converting into the same folder goes on."
+        self._submit("converting", source.name, work, self.opened.emit, lambda: kept)
 
     def preview(
         self, source: Source, settings: Settings, where: tuple[float, ...] | Box, image: Layer
@@ -167,17 +166,16 @@ class AxonDesk(QObject):
         def then(results: Results) -> None:
             self.finished.emit(results, image)
 
-        kept = " Finished blocks are kept; Run goes on."
-        self._submit("finding axons", source.name, work, then, kept)
+        kept = "Finished blocks are kept; Run goes on."
+        self._submit("finding axons", source.name, work, then, lambda: kept)
 
     def show(self, folder: Path, shown: Sequence[tuple[Layer, Source]]) -> None:
         """Open the results of a folder, and find their volume among the layers."""
 
         def work(_: Monitor) -> tuple[tuple[Results, Layer | None], str]:
             results = Results.open(folder)
-            text = f"{len(results.done())} of {results.run['blocks']} blocks are done."
-            if results.relabelling is not None:
-                text += f" {_MIXED}"
+            done = f"{len(results.done())} of {results.run['blocks']} blocks are done."
+            text = f"{done} {cut_short(results)}".strip()
             return (results, image_of_run(results, shown)), text
 
         self._submit("opening", folder.name, work, lambda found: self.finished.emit(*found))
@@ -189,9 +187,15 @@ class AxonDesk(QObject):
             made = relabel(results.folder, threshold, monitor)
             return made, f"Labels at the threshold {threshold:g}."
 
-        name = results.folder.name
-        then = lambda made: self.finished.emit(made, image)  # noqa: E731
-        self._submit("labelling", name, work, then, f" {_MIXED}")
+        def then(made: Results) -> None:
+            self.finished.emit(made, image)
+
+        def left() -> str:
+            found = Results.open(results.folder)
+            then(found)  # layers of before would read levels that are gone
+            return cut_short(found)
+
+        self._submit("labelling", results.folder.name, work, then, left)
 
     def export(
         self,
@@ -238,9 +242,9 @@ class AxonDesk(QObject):
         title: str,
         work: Callable[[Monitor], tuple[Any, str]],
         then: Callable[[Any], None],
-        kept: str = "",
+        left: Callable[[], str] = lambda: "",
     ) -> None:
-        task = _Task("", doing, title, lambda _: "", then=then, kept=kept)
+        task = _Task("", doing, title, lambda _: "", then=then, left=left)
 
         def whole(monitor: Monitor) -> str:
             task.result, text = work(monitor)
@@ -267,10 +271,13 @@ class AxonDesk(QObject):
 
     def _on_failed(self, task: _Task, error: OpenMedLabError) -> None:
         self._ended(task)
-        if isinstance(error, Cancelled):
-            self.said.emit(f"Cancelled.{task.kept}", "unsure")
-        else:
+        if not isinstance(error, Cancelled):
             self.said.emit(str(error), "error")
+            return
+        try:
+            self.said.emit(f"Cancelled. {task.left()}".strip(), "unsure")
+        except OpenMedLabError as broken:
+            self.said.emit(str(broken), "error")
 
     def _ended(self, task: _Task) -> None:
         self._tasks.remove(task)

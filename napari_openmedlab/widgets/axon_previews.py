@@ -15,7 +15,8 @@ from napari_openmedlab.axons.source import Source
 from napari_openmedlab.bridge.axon_layers import preview_layers
 from napari_openmedlab.bridge.positions import index_at, visible_box
 from napari_openmedlab.bridge.viewer import layer_position
-from napari_openmedlab.errors import GeometryError
+from napari_openmedlab.errors import GeometryError, SettingsError
+from napari_openmedlab.geometry.boxes import Box
 
 __all__ = ["AxonPreviews"]
 
@@ -80,12 +81,25 @@ class AxonPreviews(QObject):
 
     def show(self, found: Preview, source: Source, image: Image, threshold: float) -> None:
         """Show a preview over the image it was made of, in place of the last one."""
-        self.found, self.source, self.image = found, source, image
-        if image not in self._viewer.layers:
+        if image not in self._viewer.layers:  # deleted meanwhile: the last one stays
             return
+        self.found, self.source, self.image = found, source, image
         probability, labels = preview_layers(image, found, threshold)
         self._put("probability", self._viewer.add_image, *probability)
         self._put("labels", self._viewer.add_labels, *labels)
+
+    def block(self) -> tuple[Source, Layer, Box]:
+        """Return the volume, its layer and the block that was previewed last.
+
+        Raises
+        ------
+        SettingsError
+            If there is none, or its image is gone.
+        """
+        found, source, image = self.found, self.source, self.image
+        if found is None or source is None or image not in self._viewer.layers:
+            raise SettingsError("Preview a block first: it becomes the cube.")
+        return source, image, found.box
 
     def threshold(self, value: float) -> None:
         """Move the threshold of the preview that is shown."""

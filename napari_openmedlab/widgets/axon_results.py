@@ -11,7 +11,18 @@ from napari_openmedlab.axons.density import Density
 from napari_openmedlab.axons.store import Results
 from napari_openmedlab.bridge.axon_layers import density_layer, result_layers
 
-__all__ = ["AxonResults"]
+__all__ = ["AxonResults", "cut_short"]
+
+
+def cut_short(results: Results) -> str:
+    """Return a sentence on labels that were not made to the end; empty if they were."""
+    if results.complete:
+        return ""
+    if results.relabelling is not None:
+        return "The labels are of two thresholds; Apply makes them anew."
+    if len(results.done()) == results.run["blocks"]:
+        return "The labels' coarser levels are missing; Apply makes them."
+    return ""  # the run itself goes on
 
 
 class AxonResults:
@@ -23,19 +34,19 @@ class AxonResults:
     Attributes
     ----------
     results : Results or None
-    mixed : bool
-        Whether their labels are of two thresholds, since making them anew was cut short.
+    cut_short : bool
+        Whether making their labels was; see :func:`cut_short`.
     """
 
     def __init__(self, viewer: napari.Viewer) -> None:
         self._viewer = viewer
         self._image: Layer | None = None
         self.results: Results | None = None
-        self.mixed = False
+        self.cut_short = False
 
     def look(self) -> None:
         """See what became of the labels."""
-        self.mixed = self.results is not None and self.results.relabelling is not None
+        self.cut_short = self.results is not None and bool(cut_short(self.results))
 
     @property
     def image(self) -> Layer | None:

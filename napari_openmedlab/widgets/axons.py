@@ -248,10 +248,10 @@ class AxonsWidget(QWidget):
 
     def _previewed_block(self) -> tuple[Source, Layer, Box]:
         """Return the volume, its layer and the block that was previewed last."""
-        found, source, image = self.previews.found, self.previews.source, self.previews.image
-        if found is None or source is None or image not in self._viewer.layers:
-            raise SettingsError("Preview a block first: it becomes the cube.")
-        return source, image, found.box
+        source, image, box = self.previews.block()
+        if image is self.image:  # its voxel size may have been typed in since
+            source = self.source()
+        return source, image, box
 
     def _on_previewed(self, found: Preview, source: Source, image: Image) -> None:
         self.previews.show(found, source, image, self.threshold)
@@ -386,7 +386,7 @@ class AxonsWidget(QWidget):
         if busy:
             self.go.bar.setRange(0, 0)
         else:
-            self.shown.look()
+            self._asked(self.shown.look)
         self._refresh()
 
     def _on_progress(self, progress: Progress) -> None:
@@ -406,7 +406,7 @@ class AxonsWidget(QWidget):
         for each in (self.files.swc, self.files.branches, self.files.density):
             each.setEnabled(done)
         moved = self.results is not None and abs(self.results.threshold - self.threshold) > 1e-6
-        self.find.apply.setEnabled(done and (moved or self.shown.mixed))
+        self.find.apply.setEnabled(done and (moved or self.shown.cut_short))
 
     def _is_scan(self, layer: Layer) -> bool:
         ours = self.previews.owns(layer) or "axons" in layer.metadata

@@ -3,6 +3,7 @@
 import threading
 
 import block_engines
+import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
@@ -11,15 +12,15 @@ from napari.layers import Image, Labels
 from panel_hands import Hand
 from threaded_run import InAThread
 
-from napari_openmedlab.axons.annotate import Cube, export_cubes
+from napari_openmedlab.axons.annotate import Cube, cubes_in, export_cubes
 from napari_openmedlab.axons.store import Results, relabel
-from napari_openmedlab.errors import Cancelled
+from napari_openmedlab.axons.survey import survey
 from napari_openmedlab.geometry.boxes import Box
 from napari_openmedlab.models import catalogue
 from napari_openmedlab.models.contract import Monitor
 from napari_openmedlab.training.events import Step
 from napari_openmedlab.training.run_folder import last_iteration
-from napari_openmedlab.widgets import run_follower
+from napari_openmedlab.widgets import axon_desk, run_follower
 
 SAMPLE = "light_sheet_axons"
 
@@ -279,7 +280,7 @@ def test_cubes_are_trained_on_stopped_and_gone_on_with(cubes, panel, qtbot, monk
     box, heard = panel.training, []
     box.follower.heard.connect(heard.append)
     box.name.setText("Mine")
-    box.iterations.setValue(60)
+    box.iterations.setValue(10_000)  # never reached
     box.begin(cubes)
     assert not box.train.isEnabled()
     assert "cubes" in box.status.text()
@@ -343,32 +344,58 @@ def test_what_keeps_a_training_from_beginning_is_told(cubes, panel, qtbot, tmp_p
     assert not list(cubes.glob("training-*"))
 
 
-def test_labels_of_two_thresholds_can_be_made_whole(viewer, panel, qtbot, tmp_path):
-    class Stop(Monitor):
-        def step(self, done=0, total=0, text=""):
-            if text.startswith("labels at") and done:
-                self.cancel()
-            super().step(done, total, text)
+def cut_at(text):
+    """Return :func:`relabel`, but cancelled at its second step with a text."""
 
+    class Stop(Monitor):
+        def step(self, done=0, total=0, said=""):
+            if said.startswith(text) and done:
+                self.cancel()
+            super().step(done, total, said)
+
+    return lambda folder, threshold, _: relabel(folder, threshold, Stop())
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [("labels at", "The labels are of two thresholds; Apply"),
+     ("making coarser", "coarser levels are missing; Apply")],
+)  # fmt: skip
+def test_labels_that_were_cut_short_are_made_with_apply(
+    where, said, viewer, panel, qtbot, tmp_path, monkeypatch
+):
     out = tmp_path / "run"
     choose(panel, "smooth")
-    noise = np.random.default_rng(0).normal(300, 40, (20, 40, 40)).astype(np.uint16)
-    panel._chooser.choose(viewer.add_image(noise, name="small", scale=(4, 2, 2), units="um"))
+    noise = np.random.default_rng(0).normal(300, 40, (16, 32, 300)).astype(np.uint16)
+    panel._chooser.choose(viewer.add_image(noise, name="long", scale=(4, 2, 2), units="um"))
     panel.go.folder.setText(str(out))
     panel.go.run.click()
     wait(qtbot, panel)
-    with pytest.raises(Cancelled):
-        relabel(out, 0.8, Stop())
+    before = layer(viewer, "axons")
+    assert not panel.find.apply.isEnabled()
+    with monkeypatch.context() as patch:
+        patch.setattr(axon_desk, "relabel", cut_at(where))
+        panel.find.threshold.setValue(80)
+        panel.find.apply.click()
+        wait(qtbot, panel)
+    status = panel.go.status
+    assert status.text().startswith("Cancelled.")
+    assert said in status.text()
+    assert status.severity == "unsure"
+    assert layer(viewer, "axons") is not before  # which would read what is gone
+    assert panel.find.apply.isEnabled()
     panel.desk.show(out, [])
     wait(qtbot, panel)
-    assert "two thresholds; Apply" in panel.go.status.text()
+    assert status.text().startswith("38 of 38 blocks are done.")
+    assert said in status.text()
     assert panel.find.threshold.value() == 80
     assert panel.find.apply.isEnabled()
+    panel.find.threshold.setValue(50)  # back to what it was
+    assert panel.find.apply.isEnabled()
+    panel.find.threshold.setValue(80)
     panel.find.apply.click()
     wait(qtbot, panel)
-    results = Results.open(out)
-    assert results.complete
-    assert results.relabelling is None
+    assert Results.open(out).complete
     assert not panel.find.apply.isEnabled()
 
 
@@ -388,3 +415,59 @@ def test_a_previewed_block_stays_with_its_image(viewer, panel, qtbot):
     viewer.layers.remove(first)
     panel.cubes.begin()
     assert "Preview a block first" in panel.go.status.text()
+
+
+def test_a_preview_of_an_image_deleted_meanwhile_leaves_the_last_one(viewer, panel, qtbot):
+    choose(panel, "smooth")
+    panel.find.middle.click()
+    wait(qtbot, panel)
+    found, labels = panel.previews.found, layer(viewer, "preview: axons")
+    second = viewer.add_image(np.zeros((8, 9, 10), np.uint16), name="another")
+    panel._chooser.choose(second)
+    panel.find.middle.click()
+    viewer.layers.remove(second)
+    wait(qtbot, panel)
+    assert panel.previews.found is found
+    panel.find.threshold.setValue(30)
+    np.testing.assert_array_equal(labels.data, found.labels(0.3))
+
+
+def test_a_cube_keeps_the_volume_it_was_cut_from(viewer, panel, qtbot, tmp_path):
+    choose(panel, "smooth")
+    panel.preview_at((28, 88, 88))
+    wait(qtbot, panel)
+    panel.volume.size.setText("5, 3, 3")  # said only now
+    panel.cubes.begin()
+    wait(qtbot, panel)
+    second = viewer.add_image(np.zeros((16, 16, 16), np.uint16), name="another")
+    panel._chooser.choose(second)
+    panel.preview_at((8, 8, 8))
+    wait(qtbot, panel)
+    panel.cubes.begin()
+    panel.cubes.save(tmp_path / "training")  # of the first, the second is not there yet
+    wait(qtbot, panel)
+    cube = nib.load(tmp_path / "training" / "images" / "axon-0001.nii.gz")
+    np.testing.assert_allclose(sorted(cube.header.get_zooms()), [3.0, 3.0, 5.0])
+    (facts,) = cubes_in(tmp_path / "training").values()
+    assert facts["source"] == SAMPLE
+
+
+def test_a_volume_is_surveyed_once_in_turn(viewer, panel, qtbot, monkeypatch):
+    surveyed = []
+
+    def count(source, *rest):
+        surveyed.append(source.name)
+        return survey(source, *rest)
+
+    monkeypatch.setattr("napari_openmedlab.axons.preview.survey", count)
+    choose(panel, "smooth")
+    for at in ((28, 88, 88), (28, 40, 40)):
+        panel.preview_at(at)
+        wait(qtbot, panel)
+    first = panel.image
+    assert surveyed == [first.name]
+    # An array that lies where the first one did is another volume all the same.
+    panel._chooser.choose(viewer.add_image(np.zeros((16, 16, 16), np.uint16), name="another"))
+    panel.preview_at((8, 8, 8))
+    wait(qtbot, panel)
+    assert surveyed == [first.name, "another"]
